@@ -1,0 +1,1 @@
+"""Streaming tomography: a scan is acquired, corrected, distributed and reconstructed while it is measured."""

@@ -1,0 +1,48 @@
+"""Every error that ministream raises on purpose, by whose fault it is.
+
+::
+
+    MiniStreamError
+    ├── InputError          a file, dataset, shape, value or option that cannot be used
+    ├── OutputError         a result that cannot be written (disk full, no permission)
+    ├── ConnectionFailed    an address that cannot be bound, reached or kept; a port in use
+    ├── ProtocolError       a peer's message that cannot be understood
+    └── StageError          a stage that died; the message carries its own last words
+"""
+
+from __future__ import annotations
+
+
+class MiniStreamError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class InputError(MiniStreamError):
+    """A file, dataset, shape, value or option cannot be used as it is."""
+
+
+class OutputError(MiniStreamError):
+    """A result cannot be written."""
+
+
+class ConnectionFailed(MiniStreamError):
+    """An address cannot be bound, reached, or kept."""
+
+
+class ProtocolError(MiniStreamError):
+    """A peer sent what cannot be understood."""
+
+
+class StageError(MiniStreamError):
+    """A stage of the pipeline ended before its work was done.
+
+    Parameters
+    ----------
+    message : str
+    exit_code : int or None
+        The exit code of the stage's process, where it was one.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

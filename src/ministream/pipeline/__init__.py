@@ -1,0 +1,6 @@
+"""The main job, composed: a scan streams through two gateways and is reconstructed while it is measured."""
+
+from ministream.pipeline.report import Observer, Progress, Verdict
+from ministream.pipeline.run import RunOptions, run
+
+__all__ = ["Observer", "Progress", "RunOptions", "Verdict", "run"]

@@ -1,0 +1,1 @@
+"""Flow-controlled delivery of messages between stages: credits, order, exactly once."""

@@ -1,0 +1,1 @@
+"""Who is asking: authenticators, and the certificates and keys of gateways and sessions."""

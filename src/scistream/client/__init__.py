@@ -1,0 +1,1 @@
+"""The user client and the application controller, as a library."""

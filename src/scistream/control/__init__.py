@@ -1,0 +1,1 @@
+"""The control server: gRPC in front of the session rules."""

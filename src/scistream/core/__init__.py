@@ -1,0 +1,1 @@
+"""The rules of sessions, without I/O: events in, commands out."""

@@ -1,0 +1,96 @@
+"""What the session rules tell the shell to do, in the order in which it is to be done.
+
+Values only; the shell (`scistream.control`) carries them out and reports by events. Commands of one session
+are carried out one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scistream.core.endpoint import Endpoint
+from scistream.core.events import SessionKey, Timer
+from scistream.errors import SciStreamError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Something to do for the session `key`."""
+
+    key: SessionKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindListeners(Command):
+    """Bind and listen on `ports`, besides those bound already.
+
+    Reported by `ListenersBound` once `wanted` are bound in all, by `PortsTaken` where somebody outside
+    holds some, by `ReservationFailed` where nothing helps. Port 0 stands for any.
+    """
+
+    ports: tuple[int, ...]
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartDataServer(Command):
+    """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`."""
+
+    generation: int
+    targets: tuple[Endpoint, ...]
+    peer_certificate_pem: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetargetDataServer(StartDataServer):
+    """Forward new connections to `targets` instead; old ones finish where they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSession(Command):
+    """Stop the data server, close the listeners, forget the key. Reported by `SessionFreed`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimer(Command):
+    """Report `TimerFired` after `seconds`, unless cancelled; setting it again starts it anew."""
+
+    timer: Timer
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTimer(Command):
+    """Forget the timer, if it is set."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Command):
+    """Answer a call with what is known of its session.
+
+    Parameters
+    ----------
+    call : int
+        Whom to answer.
+    listeners : tuple of Endpoint
+        Where this side's data server accepts.
+    destinations : tuple of Endpoint
+        What the application announced by HELLO.
+    certificate_pem : bytes
+        The session's certificate here; empty where this gateway does not encrypt.
+    """
+
+    call: int
+    listeners: tuple[Endpoint, ...] = ()
+    destinations: tuple[Endpoint, ...] = ()
+    certificate_pem: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse(Command):
+    """Answer a call that waited with an error."""
+
+    call: int
+    error: SciStreamError

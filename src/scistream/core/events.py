@@ -1,0 +1,227 @@
+"""What can happen to a session: the callers' messages, the reports of the shell, and time.
+
+Values only. `scistream.core.session` says what each does in which state; the shell (`scistream.control`)
+makes them. A message's values are checked when it is built, whatever the state of its session.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scistream.core.endpoint import Endpoint
+from scistream.errors import InvalidArgument
+
+# The uid reaches log lines, certificates and, with other data servers, file names: nothing of it needs
+# quoting anywhere. 36 characters are a UUID; 64 is what an X.509 common name holds.
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+#: More addresses than this in one message are a mistake: a session never has so many channels.
+MAX_ADDRESSES = 1024
+
+# int32 is what the wire carries.
+_MAX_RATE_MBPS = 2**31 - 1
+
+
+class Role(StrEnum):
+    """Which side of the session this control server is."""
+
+    PRODUCER = "PROD"
+    """The side whose application listens."""
+    CONSUMER = "CONS"
+    """The side whose application connects."""
+
+
+class Timer(StrEnum):
+    """What a session can wait for, for a limited time only."""
+
+    EARLY_HELLO = "early-hello"
+    """A HELLO has come before its REQ."""
+    HELLO = "hello"
+    """Listeners are reserved; the application has not said hello."""
+    UPDATE = "update"
+    """The application is known; the user client has not said where to connect."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SessionKey:
+    """A session's name within its owner's: two owners can use one uid and never learn of each other.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the principal that the session belongs to.
+    uid : str
+        1 to 64 letters, digits, ``_`` or ``-``, chosen by the user client.
+
+    Raises
+    ------
+    InvalidArgument
+        The uid has another form.
+    """
+
+    owner: str
+    uid: str
+
+    def __post_init__(self) -> None:
+        if _UID.fullmatch(self.uid) is None:
+            raise InvalidArgument(
+                f"uid {self.uid[:80]!r} is not 1 to 64 letters, digits, '_' or '-'; use a random UUID"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happens to the session `key`."""
+
+    key: SessionKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEvent(Event):
+    """A message that somebody waits for the answer of.
+
+    Parameters
+    ----------
+    call : int
+        Number by which the reply finds who asked; never used twice.
+    """
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(CallEvent):
+    """REQ: the user client asks for `num_conn` channels. Answered once the application has said hello.
+
+    Raises
+    ------
+    InvalidArgument
+        `num_conn` is below 1, or the rate negative or too large. The pool's size is checked by the table.
+    """
+
+    role: Role
+    num_conn: int
+    rate_mbps: float = 0
+
+    def __post_init__(self) -> None:
+        if self.num_conn < 1:
+            raise InvalidArgument(f"session {self.key.uid}: num_conn is {self.num_conn}; ask for 1 or more")
+        if not (math.isfinite(self.rate_mbps) and 0 <= self.rate_mbps <= _MAX_RATE_MBPS):
+            raise InvalidArgument(
+                f"session {self.key.uid}: rate is {self.rate_mbps} Mb/s; ask for 0 (no wish) or more"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(CallEvent):
+    """HELLO: the application says where it listens (producer side), or that it is there (consumer side)."""
+
+    role: Role
+    addresses: tuple[Endpoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_addresses(self.key.uid, "hello", self.addresses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update(CallEvent):
+    """UpdateTargets: where this side's data server connects, and whom it finds there.
+
+    Parameters
+    ----------
+    role : Role or None
+        None where the caller does not say.
+    peer_certificate_pem : bytes
+        Certificate that the other side's data server proves to hold; empty for plain TCP.
+    """
+
+    role: Role | None
+    targets: tuple[Endpoint, ...] = ()
+    peer_certificate_pem: bytes = b""
+
+    def __post_init__(self) -> None:
+        _check_addresses(self.key.uid, "update", self.targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(CallEvent):
+    """REL: end the session, whatever it is doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAbandoned(CallEvent):
+    """Whoever made the call has gone and hears no answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphaned(Event):
+    """Everybody who waited for the REQ's answer has gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenersBound(Event):
+    """The shell holds listening sockets for all channels, and has made the session's key.
+
+    Parameters
+    ----------
+    listeners : tuple of Endpoint
+        As others reach them (advertised host).
+    certificate_pem : bytes
+        The session's certificate; empty where this gateway does not encrypt.
+    """
+
+    listeners: tuple[Endpoint, ...]
+    certificate_pem: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortsTaken(Event):
+    """Somebody outside holds these ports of ours; the shell has bound the others it was given."""
+
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationFailed(Event):
+    """No listeners can be had."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataServerReady(Event):
+    """The data server forwards to the targets of update number `generation`."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataServerFailed(Event):
+    """The data server could not be started or retargeted, or has ended by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired(Event):
+    """The time set by `SetTimer` is over."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFreed(Event):
+    """The shell has stopped the data server and closed the listeners: the ports can be used again."""
+
+
+def _check_addresses(uid: str, message: str, addresses: tuple[Endpoint, ...]) -> None:
+    if len(addresses) > MAX_ADDRESSES:
+        raise InvalidArgument(
+            f"session {uid}: {message} names {len(addresses)} addresses; {MAX_ADDRESSES} are the most"
+        )
+    for address in addresses:
+        if address.port == 0:
+            raise InvalidArgument(f"session {uid}: {message} names {address}: port 0 cannot be connected to")

@@ -1,0 +1,1 @@
+"""What forwards a session's bytes: one contract, several implementations."""
