@@ -55,6 +55,9 @@ from scistream.errors import (
     WrongState,
 )
 
+# Updates to different targets that the data server has not taken over yet; a caller sends one at a time.
+_MAX_PENDING_UPDATES = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -120,6 +123,15 @@ class SessionTable:
     def __iter__(self) -> Iterator[Session]:
         """Iterate over all sessions, the ended ones that are remembered among them."""
         return iter(tuple(self._sessions.values()))
+
+    @property
+    def remembered(self) -> int:
+        """How many sessions there are, the ended ones that are remembered among them."""
+        return len(self._sessions)
+
+    def find(self, key: SessionKey) -> Session | None:
+        """Return the session `key`, or None."""
+        return self._sessions.get(key)
 
     def get(self, key: SessionKey) -> Session:
         """Return the session `key`.
@@ -259,7 +271,7 @@ class SessionTable:
 
     def _reservation_failed(self, session: Session, event: ReservationFailed) -> list[Command]:
         session.reason = event.reason
-        return self._refuse_waiting(session, ResourceExhausted(f"session {session.key.uid}: {event.reason}"))
+        return self._refuse_waiting(session, ResourceExhausted(_named(session, event.reason)))
 
     # --- HELLO -----------------------------------------------------------------------------------------
 
@@ -326,6 +338,10 @@ class SessionTable:
                 return [_reply(session, event.call)]
             session.updates.append((event.call, session.generation))
             return []
+        if session.generation - session.ready_generation >= _MAX_PENDING_UPDATES:
+            raise ResourceExhausted(
+                f"session {uid}: {_MAX_PENDING_UPDATES} updates wait for the data server; await their answers"
+            )
         kind = RetargetDataServer if session.generation else StartDataServer
         session.targets = targets
         session.peer_certificate_pem = event.peer_certificate_pem
@@ -362,7 +378,7 @@ class SessionTable:
 
     def _data_server_failed(self, session: Session, event: DataServerFailed) -> list[Command]:
         session.reason = event.reason
-        return self._refuse_waiting(session, DataServerError(f"session {session.key.uid}: {event.reason}"))
+        return self._refuse_waiting(session, DataServerError(_named(session, event.reason)))
 
     # --- the end ---------------------------------------------------------------------------------------
 
@@ -372,7 +388,7 @@ class SessionTable:
         session.releases.append(event.call)
         if session.state.ended:
             return []
-        session.reason = "released"
+        session.reason = "released on request"
         return self._refuse_waiting(session, WrongState(f"session {session.key.uid} was released meanwhile"))
 
     def _orphaned(self, session: Session, _: Orphaned) -> list[Command]:
@@ -457,6 +473,11 @@ def _not_found(key: SessionKey) -> SessionNotFound:
     return SessionNotFound(
         f"session {key.uid} is not here; ask for it first, by the same user (s2uc request)"
     )
+
+
+def _named(session: Session, reason: str) -> str:
+    """Return `reason` with the session's name, once."""
+    return reason if session.key.uid in reason else f"session {session.key.uid}: {reason}"
 
 
 def _listed(addresses: tuple[object, ...]) -> str:

@@ -1,0 +1,100 @@
+"""The command ``appctrl``: speaks to a control server for an application that knows nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scistream.cli import options
+from scistream.cli.facilities import find_facility
+from scistream.cli.show import show_pairs
+from scistream.core.endpoint import Endpoint
+from scistream.core.events import Role
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_PROFILES = ("facilities",)
+
+
+@click.group(context_settings=options.CONTEXT_SETTINGS)
+@options.config_option(tables=_PROFILES)
+@options.version_option()
+def appctrl() -> None:
+    """Application controller: registers an application's addresses for a streaming session.
+
+    \b
+    A program listens on 10.0.1.5:5001; the user has asked (or will ask) for session 0f3c…:
+      appctrl hello 0f3c… --role PROD --address 10.0.1.5:5001 --s2cs aps.example:5000 \\
+          --certificate aps.crt --token-file my.token
+
+    Options also come from the environment (APPCTRL_HELLO_ADDRESS), the token from APPCTRL_TOKEN.
+    """
+
+
+@click.command()
+@click.argument("uid")
+@click.option(
+    "--role",
+    type=click.Choice([one.value for one in Role]),
+    required=True,
+    help="PROD: the application listens; CONS: it connects.",
+)
+@click.option(
+    "--address", "addresses", multiple=True, help="HOST:PORT where the application listens; repeatable."
+)
+@click.option(
+    "--s2cs", "server", default="localhost:5000", show_default=True, help="Control server or profile."
+)
+@click.option("--certificate", "--server-cert", type=_FILE, help="The control server's certificate.")
+@click.option("--token-file", type=_FILE, help="File with the token [or: APPCTRL_TOKEN].")
+@click.option(
+    "--timeout-s", type=float, default=180.0, show_default=True, help="Wait this long for the user's request."
+)
+@options.json_option()
+@options.config_option(tables=_PROFILES)
+@options.verbose_option()
+@click.pass_context
+def hello(
+    context: click.Context,
+    uid: str,
+    role: str,
+    addresses: tuple[str, ...],
+    server: str,
+    certificate: Path | None,
+    token_file: Path | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Say for session UID where the application listens, and print the gateway's listeners.
+
+    It may come before the user's request, and waits for it then.
+
+    \b
+    Example:
+      appctrl hello 0f3c… --role CONS --s2cs alcf.example:5000 --certificate alcf.crt --token-file my.token
+    """
+    from scistream.client import register
+
+    facility = find_facility(
+        context,
+        server,
+        certificate=certificate,
+        token_file=token_file,
+        token_variables=("APPCTRL_TOKEN", "S2UC_TOKEN"),
+    )
+    wanted = [Endpoint.parse(address) for address in addresses]
+
+    async def work() -> tuple[Endpoint, ...]:
+        return await register(facility, uid, Role(role), wanted, timeout_s=timeout_s)
+
+    listeners = options.run_until_done(work)
+    show_pairs({"uid": uid, "role": role, "listeners": list(map(str, listeners))}, as_json=as_json)
+
+
+appctrl.add_command(hello, "hello")
+appctrl.add_command(hello, "register")
+
+
+def main() -> None:
+    """Run ``appctrl``."""
+    options.run_program(appctrl, "appctrl")

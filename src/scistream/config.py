@@ -1,0 +1,143 @@
+"""What a control server is told by its operator, checked once and then passed around as a value.
+
+Where the values come from (flags, environment, TOML file) is the command line's business.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scistream.core.endpoint import Endpoint
+from scistream.core.reservation import EphemeralPool, Pool, PortPool
+from scistream.core.session import Encryption
+from scistream.core.table import Limits
+from scistream.errors import ConfigurationError, InvalidArgument
+
+#: Channels at most where the operating system chooses the ports.
+EPHEMERAL_CHANNELS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortRange:
+    """The ports that data servers listen on: `first` to `last`, or any free ones where both are 0.
+
+    Raises
+    ------
+    ConfigurationError
+        The bounds are no range of ports.
+    """
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if (self.first, self.last) != (0, 0) and not 1 <= self.first <= self.last <= 65535:
+            raise ConfigurationError(
+                f"port range {self.first}-{self.last} is none; write FIRST-LAST from 1 to 65535, "
+                "or 0 for any free port"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> PortRange:
+        """Read ``FIRST-LAST``, one port, or ``0``.
+
+        Raises
+        ------
+        ConfigurationError
+            The text has another form.
+        """
+        match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", text, re.ASCII)
+        if match is None:
+            raise ConfigurationError(f"port range {text!r} is none; write FIRST-LAST, such as 5100-5200")
+        first = int(match[1])
+        return cls(first=first, last=int(match[2]) if match[2] else first)
+
+    def pool(self) -> Pool:
+        """Return a pool of these ports, all free."""
+        return PortPool(range(self.first, self.last + 1)) if self.first else EphemeralPool(EPHEMERAL_CHANNELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlServerConfig:
+    """One control server.
+
+    Parameters
+    ----------
+    listen : Endpoint
+        Where it takes calls; port 0 is any free one.
+    certificate, private_key : Path
+        PEM files of its own TLS.
+    bind_host : str
+        Address that data listeners are bound to.
+    advertise_host : str
+        Name or address by which the other side reaches the data listeners.
+    ports : PortRange
+        For data listeners.
+    data_server : str
+        Kind of the data servers.
+    authenticator, authenticator_settings : str, mapping of str to str
+        Who asks is known by this.
+    encryption : Encryption
+        What is asked of the leg between the gateways.
+    limits : Limits
+        How long sessions wait.
+    drain_timeout_s : float
+        How long the end of the server may take at most.
+
+    Raises
+    ------
+    ConfigurationError
+        A value is unusable.
+    """
+
+    listen: Endpoint
+    certificate: Path
+    private_key: Path
+    bind_host: str
+    advertise_host: str
+    ports: PortRange
+    data_server: str
+    authenticator: str
+    authenticator_settings: Mapping[str, str] = field(default_factory=dict)
+    encryption: Encryption = Encryption.REQUIRED
+    limits: Limits = field(default_factory=Limits)
+    drain_timeout_s: float = 10
+
+    def __post_init__(self) -> None:
+        for what, host in (("bind", self.bind_host), ("advertise", self.advertise_host)):
+            try:
+                Endpoint(host, 0)
+            except InvalidArgument as error:
+                raise ConfigurationError(f"--{what}: {error}") from error
+        if _is_wildcard(self.advertise_host):
+            raise ConfigurationError(
+                f"--advertise {self.advertise_host} is no address that others could connect to; "
+                "give the gateway's name or address on the network between the facilities"
+            )
+        for what, seconds in (
+            ("hello timeout", self.limits.hello_timeout_s),
+            ("update timeout", self.limits.update_timeout_s),
+            ("early hello timeout", self.limits.early_hello_timeout_s),
+            ("drain timeout", self.drain_timeout_s),
+        ):
+            if not 0 < seconds < float("inf"):
+                raise ConfigurationError(f"the {what} is {seconds} s; it has to be above 0")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`: a loopback address, or the name ``localhost``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

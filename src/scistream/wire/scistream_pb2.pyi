@@ -1,0 +1,121 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Request(_message.Message):
+    __slots__ = ("uid", "role", "num_conn", "rate")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONN_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    role: str
+    num_conn: int
+    rate: int
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ...) -> None: ...
+
+class Response(_message.Message):
+    __slots__ = ("listeners", "prod_listeners", "certificate")
+    LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    PROD_LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    listeners: _containers.RepeatedScalarFieldContainer[str]
+    prod_listeners: _containers.RepeatedScalarFieldContainer[str]
+    certificate: bytes
+    def __init__(self, listeners: _Optional[_Iterable[str]] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("uid", "prod_listeners", "role")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    PROD_LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    prod_listeners: _containers.RepeatedScalarFieldContainer[str]
+    role: str
+    def __init__(self, uid: _Optional[str] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ...) -> None: ...
+
+class AppResponse(_message.Message):
+    __slots__ = ("message", "listeners")
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    listeners: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, message: _Optional[str] = ..., listeners: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UpdateTargets(_message.Message):
+    __slots__ = ("uid", "remote_listeners", "role", "peer_certificate")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    PEER_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    remote_listeners: _containers.RepeatedScalarFieldContainer[str]
+    role: str
+    peer_certificate: bytes
+    def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("uid",)
+    UID_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    def __init__(self, uid: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("uid",)
+    UID_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    def __init__(self, uid: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionStatus]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionStatus, _Mapping]]] = ...) -> None: ...
+
+class SessionStatus(_message.Message):
+    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONN_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
+    DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    role: str
+    state: str
+    reason: str
+    num_conn: int
+    rate: float
+    listeners: _containers.RepeatedScalarFieldContainer[str]
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    principal: str
+    encrypted: bool
+    data_server: str
+    seconds: float
+    channels: _containers.RepeatedCompositeFieldContainer[ChannelStatistics]
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ...) -> None: ...
+
+class ChannelStatistics(_message.Message):
+    __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target")
+    CONNECTIONS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TO_TARGET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FROM_TARGET_FIELD_NUMBER: _ClassVar[int]
+    connections_open: int
+    connections_total: int
+    connections_failed: int
+    bytes_to_target: int
+    bytes_from_target: int
+    def __init__(self, connections_open: _Optional[int] = ..., connections_total: _Optional[int] = ..., connections_failed: _Optional[int] = ..., bytes_to_target: _Optional[int] = ..., bytes_from_target: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,371 @@
+"""Sessions as users have them: programs, gateways and applications of their own, nothing in between."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from scistream.core.endpoint import Endpoint
+from scistream.core.events import Role
+from scistream.errors import DeadlineExceeded, SessionNotFound
+from support.gateways import (
+    Application,
+    ControlServerProcess,
+    Finished,
+    Gateways,
+    ask,
+    can_be_bound,
+    finish,
+    run_program,
+    start_program,
+    until,
+)
+
+Applications = Callable[[str], Application]
+
+
+def request(
+    producer: ControlServerProcess,
+    consumer: ControlServerProcess,
+    application: Application,
+    *more: str,
+    user: str = "alice",
+) -> subprocess.Popen[str]:
+    return start_program(
+        "s2uc",
+        "request",
+        producer.address,
+        consumer.address,
+        f"--target={application.address}",
+        f"--producer-certificate={producer.certificate}",
+        f"--consumer-certificate={consumer.certificate}",
+        f"--token-file={producer.tokens[user]}",
+        "--json",
+        *more,
+    )
+
+
+def sessions(server: ControlServerProcess, user: str = "alice") -> list[dict[str, Any]]:
+    finished = run_program("s2uc", "status", "--json", *server.options(user))
+    assert finished.code == 0, finished.err
+    listed: list[dict[str, Any]] = finished.json["sessions"]
+    return listed
+
+
+def complaint(finished: Finished) -> str:
+    """The one line that a program failed with."""
+    lines = finished.err.splitlines()
+    assert len(lines) == 1, finished.err
+    return lines[0]
+
+
+def test_a_session_carries_bytes_encrypted_between_the_applications_and_leaves_nothing(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    opened = finish(request(producer, consumer, app))
+    assert opened.code == 0, opened.err
+    session = opened.json
+    assert session["encrypted"] is True
+    message = os.urandom(3_000_000)
+    answer = ask(session["listeners"][0], message)
+    assert hashlib.sha256(answer).digest() == hashlib.sha256(b"detector:" + message).digest()
+
+    ours, theirs = sessions(producer)[0], sessions(consumer)[0]
+    assert (ours["state"], theirs["state"]) == ("connected", "connected")
+    assert (ours["role"], theirs["role"]) == ("PROD", "CONS")
+    assert (ours["encrypted"], theirs["encrypted"]) == (True, True)
+    assert (ours["principal"], ours["data_server"]) == ("alice", "native")
+    assert theirs["targets"] == ours["listeners"]
+    assert ours["targets"] == [app.address]
+    for side in (ours, theirs):
+        assert side["channels"][0]["bytes_to_target"] == len(message)
+        assert side["channels"][0]["bytes_from_target"] == len(answer)
+
+    released = run_program(
+        "s2uc", "release", session["uid"], *producer.options(), f"--s2cs={consumer.address}"
+    )
+    assert released.code == 0, released.err
+    assert all(map(can_be_bound, ours["listeners"] + theirs["listeners"]))
+    assert sessions(producer)[0]["state"] == "released"
+    for server in (producer, consumer):
+        assert server.stop() == (143, [])
+
+
+def test_who_does_not_hold_the_session_key_does_not_reach_the_application(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    session = finish(request(producer, consumer, app)).json
+    listener = Endpoint.parse(sessions(producer)[0]["listeners"][0])
+    with socket.create_connection((listener.host, listener.port), 10) as stranger:
+        stranger.sendall(b"let me in\r\n" * 100)
+        stranger.settimeout(20)
+        try:
+            while stranger.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+    assert ask(session["listeners"][0], b"me") == b"detector:me"
+    assert app.received == [b"me"]
+
+
+def test_two_users_at_once_reach_their_own_applications_and_do_not_see_each_other(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, consumer = gateways.start(), gateways.start()
+    apps = {user: application(user) for user in ("alice", "bob")}
+    waiting = {user: request(producer, consumer, app, user=user) for user, app in apps.items()}
+    opened = {user: finish(process).json for user, process in waiting.items()}
+    for user in apps:
+        assert ask(opened[user]["listeners"][0], b"hi") == user.encode() + b":hi"
+        assert [one["uid"] for one in sessions(producer, user)] == [opened[user]["uid"]]
+    stolen = run_program("s2uc", "status", opened["alice"]["uid"], *producer.options("bob"))
+    assert stolen.code == 7
+    assert "alice" not in stolen.out + stolen.err.replace(opened["alice"]["uid"], "")
+    assert run_program("s2uc", "release", opened["alice"]["uid"], *producer.options("bob")).code == 0
+    assert ask(opened["alice"]["listeners"][0], b"still") == b"alice:still"
+
+
+def test_simultaneous_requests_are_not_cross_wired(gateways: Gateways, application: Applications) -> None:
+    producer, consumer = gateways.start(), gateways.start()
+    apps = [application(f"app-{number}") for number in range(5)]
+    opened = [finish(process).json for process in [request(producer, consumer, app) for app in apps]]
+    answers = [ask(one["listeners"][0], b"who?") for one in opened]
+    assert answers == [f"app-{number}:who?".encode() for number in range(5)]
+    assert len({one["uid"] for one in opened}) == 5
+
+
+def test_a_session_opened_one_side_at_a_time_is_encrypted_too(
+    gateways: Gateways, application: Applications, tmp_path: Path
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    ours, theirs = tmp_path / "ours.crt", tmp_path / "theirs.crt"
+    inbound = run_program(
+        "s2uc",
+        "inbound_request",
+        f"--target={app.address}",
+        f"--certificate_out={ours}",
+        "--json",
+        *producer.options(),
+    )
+    assert inbound.code == 0, inbound.err
+    outbound = run_program(
+        "s2uc",
+        "outbound-request",
+        inbound.json["uid"],
+        ",".join(inbound.json["listeners"]),
+        f"--peer-certificate={ours}",
+        f"--certificate-out={theirs}",
+        "--json",
+        *consumer.options(),
+    )
+    assert outbound.code == 0, outbound.err
+    connected = run_program(
+        "s2uc",
+        "update",
+        inbound.json["uid"],
+        "--role=PROD",
+        f"--peer-certificate={theirs}",
+        *producer.options(),
+    )
+    assert connected.code == 0, connected.err
+    assert ask(outbound.json["listeners"][0], b"hi") == b"detector:hi"
+    assert sessions(producer)[0]["encrypted"]
+
+
+def test_profiles_in_a_file_say_where_the_facilities_are(
+    gateways: Gateways, application: Applications, tmp_path: Path
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    config = tmp_path / "streaming.toml"
+    config.write_text(
+        "".join(
+            f'[facilities.{name}]\naddress = "{server.address}"\n'
+            'certificate = "server.crt"\ntoken_file = "alice.token"\n'
+            for name, server in (("aps", producer), ("alcf", consumer))
+        )
+    )
+    opened = run_program(
+        "s2uc", "--config", config, "request", "aps", "alcf", f"--target={app.address}", "--json"
+    )
+    assert opened.code == 0, opened.err
+    assert ask(opened.json["listeners"][0], b"hi") == b"detector:hi"
+
+
+def test_an_application_that_says_hello_before_the_request_waits_for_it(
+    gateways: Gateways, application: Applications
+) -> None:
+    server, app = gateways.start(), application("detector")
+    waiting = start_program(
+        "appctrl",
+        "hello",
+        "early-bird",
+        "--role=PROD",
+        f"--address={app.address}",
+        "--json",
+        *server.options(),
+    )
+
+    async def request_later() -> Any:
+        async with server.facility().connect() as client:
+            return await client.request("early-bird", Role.PRODUCER, timeout_s=20)
+
+    grant = asyncio.run(request_later())
+    registered = finish(waiting)
+    assert registered.code == 0, registered.err
+    assert registered.json["listeners"] == list(map(str, grant.listeners))
+    assert list(map(str, grant.destinations)) == [app.address]
+
+
+def test_a_lease_without_hello_runs_out_and_everything_is_free(gateways: Gateways) -> None:
+    server = gateways.start("--hello-timeout-s=0.3")
+
+    async def request_without_hello() -> None:
+        async with server.facility().connect() as client:
+            await client.request("lonely", Role.PRODUCER, timeout_s=20)
+
+    with pytest.raises(DeadlineExceeded, match="no hello came"):
+        asyncio.run(request_without_hello())
+    expired = sessions(server)[0]
+    assert expired["state"] == "expired"
+    assert until(lambda: all(map(can_be_bound, expired["listeners"])))
+
+
+def test_a_request_that_is_interrupted_releases_both_sides(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, app = gateways.start(), application("detector")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # a consumer's gateway that takes the connection and says nothing
+        process = start_program(
+            "s2uc",
+            "request",
+            producer.address,
+            f"127.0.0.1:{silent.getsockname()[1]}",
+            f"--target={app.address}",
+            f"--producer-certificate={producer.certificate}",
+            f"--consumer-certificate={producer.certificate}",
+            f"--token-file={producer.tokens['alice']}",
+        )
+        until(lambda: any(one["state"] == "announced" for one in sessions(producer)))
+        process.send_signal(signal.SIGINT)
+    assert finish(process).code == 130
+    assert until(lambda: all(one["state"] == "released" for one in sessions(producer)))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_control_server_with_its_sessions_and_processes(
+    gateways: Gateways, application: Applications, signum: int, code: int
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    session = finish(request(producer, consumer, app)).json
+    listeners = sessions(producer)[0]["listeners"] + session["listeners"]
+    endpoint = Endpoint.parse(session["listeners"][0])
+    with socket.create_connection((endpoint.host, endpoint.port), 10) as stream:
+        stream.sendall(b"in mid-stream")
+        for server in (producer, consumer):
+            assert server.stop(signum) == (code, [])
+    assert all(map(can_be_bound, [*listeners, producer.address, consumer.address]))
+
+
+def test_a_second_control_server_on_the_same_port_is_refused(gateways: Gateways) -> None:
+    first = gateways.start()
+    second = run_program("s2cs", *gateways.arguments(f"--listen={first.address}"))
+    assert second.code == 5
+    assert first.address in second.err.splitlines()[-1]
+    event = json.loads(second.out)
+    assert (event["event"], event["exit_code"]) == ("error", 5)
+    assert sessions(first) == []
+
+
+def test_a_wrong_token_is_refused_and_leaves_nothing(
+    gateways: Gateways, application: Applications, tmp_path: Path
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    wrong = tmp_path / "wrong.token"
+    wrong.touch(mode=0o600)
+    wrong.write_text("not-a-token\n")
+    refused = finish(request(producer, consumer, app, f"--consumer-token-file={wrong}"))
+    assert refused.code == 6
+    assert consumer.address in complaint(refused)
+    assert "not-a-token" not in refused.err
+    assert all(one["state"] in {"released", "failed"} for one in sessions(producer))
+    assert sessions(consumer) == []
+
+
+def test_a_token_that_others_can_read_is_not_used(gateways: Gateways) -> None:
+    server = gateways.start()
+    gateways.tokens["alice"].chmod(0o644)
+    refused = run_program("s2uc", "status", *server.options())
+    assert refused.code == 3
+    assert "chmod 600" in complaint(refused)
+
+
+def test_a_plain_session_is_refused_by_default_and_served_where_it_is_allowed(
+    gateways: Gateways, application: Applications
+) -> None:
+    strict, lenient, app = gateways.start(), gateways.start("--encryption=optional"), application("app")
+    arguments = ["inbound-request", f"--target={app.address}", "--plain", "--json"]
+    refused = run_program("s2uc", *arguments, *strict.options())
+    assert refused.code == 7
+    assert "--encryption optional" in complaint(refused)
+    assert [one["state"] for one in sessions(strict)] == ["released"]
+    served = run_program("s2uc", *arguments, *lenient.options())
+    assert served.code == 0, served.err
+    assert ask(served.json["listeners"][0], b"plain") == b"app:plain"
+    assert sessions(lenient)[0]["encrypted"] is False
+
+
+def test_secrets_are_neither_in_argv_nor_in_the_log(gateways: Gateways, application: Applications) -> None:
+    producer, consumer, app = gateways.start("-vv"), gateways.start("-vv"), application("detector")
+    secret = gateways.tokens["alice"].read_text().strip()
+    opened = finish(request(producer, consumer, app))
+    assert opened.code == 0
+    for server in (producer, consumer):
+        family = psutil.Process(server.process.pid)
+        for process in (family, *family.children(recursive=True)):
+            assert secret not in " ".join(process.cmdline())
+            assert "PRIVATE KEY" not in " ".join(process.cmdline())
+        log = server.log.read_text()
+        assert opened.json["uid"] in log
+        assert secret not in log
+        assert "PRIVATE KEY" not in log
+
+
+def test_a_token_in_the_environment_is_used(gateways: Gateways) -> None:
+    server = gateways.start()
+    listed = run_program(
+        "s2uc",
+        "status",
+        "--json",
+        f"--s2cs={server.address}",
+        f"--certificate={server.certificate}",
+        S2UC_TOKEN=gateways.tokens["alice"].read_text().strip(),
+    )
+    assert (listed.code, listed.json) == (0, {"sessions": []})
+
+
+def test_a_session_that_nobody_asked_for_is_not_found(gateways: Gateways) -> None:
+    server = gateways.start()
+    missing = run_program("s2uc", "status", "never-seen", *server.options())
+    assert missing.code == 7
+    assert "never-seen" in complaint(missing)
+
+    async def update() -> None:
+        async with server.facility().connect() as client:
+            await client.update("never-seen", Role.PRODUCER)
+
+    with pytest.raises(SessionNotFound):
+        asyncio.run(update())

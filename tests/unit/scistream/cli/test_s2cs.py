@@ -1,0 +1,108 @@
+"""s2cs: what it says when something is missing, and the files that it makes."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from scistream.auth.shared_key import read_token_file
+from scistream.cli.s2cs import s2cs
+from support.programs import Run
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def complaint(result: tuple[int, str, str]) -> str:
+    code, _, err = result
+    assert code == 3
+    assert err.count("\n") == 1
+    return err
+
+
+def test_without_authentication_it_says_the_commands_to_type(run: Run) -> None:
+    err = complaint(run(s2cs, "start"))
+    assert "s2cs token" in err
+    assert "--auth shared-key" in err
+
+
+def test_without_certificate_it_says_the_command_to_type(run: Run) -> None:
+    assert "s2cs cert --host NAME" in complaint(run(s2cs, "start", "--auth=shared-key"))
+
+
+def prepare(run: Run) -> None:
+    assert run(s2cs, "cert", "--host=127.0.0.1")[0] == 0
+    assert run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=alice.token")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--auth=shared-key", "--listen=127.0.0.1:0"], "needs the file with the tokens' hashes"),
+        (["--auth=none", "--listen=0.0.0.0:0", "--advertise=gw"], "--insecure"),
+        (["--auth=globos", "--listen=127.0.0.1:0"], "not installed; there are"),
+        (["--auth=shared-key", "--auth-file=tokens.toml"], "--advertise 0.0.0.0"),
+        (["--auth=shared-key", "--auth-file=tokens.toml", "--listen=nowhere"], "names no port"),
+        (
+            ["--auth=shared-key", "--auth-file=tokens.toml", "--listen=127.0.0.1:0", "--port-range=9-1"],
+            "port range",
+        ),
+        (
+            ["--auth=shared-key", "--auth-file=tokens.toml", "--listen=127.0.0.1:0", "--data-server=x"],
+            "native",
+        ),
+        (
+            [
+                "--auth=shared-key",
+                "--auth-file=tokens.toml",
+                "--listen=127.0.0.1:0",
+                "--certificate=tokens.toml",
+            ],
+            "no PEM certificate",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_clear_line(run: Run, arguments: list[str], expected: str) -> None:
+    prepare(run)
+    code, _, err = run(s2cs, "start", *arguments)
+    assert code == 3
+    assert expected in err.splitlines()[-1]
+
+
+def test_a_key_that_others_can_read_or_of_another_certificate_is_refused(run: Run) -> None:
+    prepare(run)
+    arguments = ["start", "--auth=none", "--listen=127.0.0.1:0"]
+    Path("server.key").chmod(0o644)
+    assert "chmod 600" in run(s2cs, *arguments)[2]
+    assert run(s2cs, "cert", "--host=127.0.0.1", "--out=other")[0] == 0
+    assert "not the key of" in run(s2cs, *arguments, "--private-key=other/server.key")[2]
+
+
+def test_errors_are_events_too_with_json(run: Run) -> None:
+    code, out, _ = run(s2cs, "start", "--json")
+    assert json.loads(out)["event"] == "error"
+    assert json.loads(out)["exit_code"] == code == 3
+
+
+def test_cert_makes_files_and_says_the_fingerprint(run: Run) -> None:
+    code, out, _ = run(s2cs, "cert", "--host", "gw.example.org", "--host", "::1", "--out", "a/b", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert stat.S_IMODE(Path(made["private_key"]).stat().st_mode) == 0o600
+    assert len(made["sha256"]) == 95
+    assert "exists already" in complaint(run(s2cs, "cert", "--host=x", "--out=a/b"))
+
+
+def test_token_makes_a_token_that_is_in_no_output(run: Run) -> None:
+    code, out, err = run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=alice.token")
+    assert code == 0
+    token = read_token_file(Path("alice.token"))
+    assert token not in out + err + Path("tokens.toml").read_text()
+    assert "exists already" in complaint(
+        run(s2cs, "token", "bob", "--auth-file=tokens.toml", "--out=alice.token")
+    )
