@@ -5,7 +5,8 @@
     MiniStreamError
     ├── InputError          a file, dataset, shape, value or option that cannot be used
     ├── OutputError         a result that cannot be written (disk full, no permission)
-    ├── ConnectionFailed    an address that cannot be bound, reached or kept; a port in use
+    ├── ConnectionFailed    an address that cannot be bound, reached or kept
+    │   └── PortInUse       ... because another program listens there
     ├── ProtocolError       a peer's message that cannot be understood
     └── StageError          a stage that died; the message carries its own last words
 """
@@ -29,6 +30,10 @@ class ConnectionFailed(MiniStreamError):
     """An address cannot be bound, reached, or kept."""
 
 
+class PortInUse(ConnectionFailed):
+    """An address cannot be bound: another program listens there."""
+
+
 class ProtocolError(MiniStreamError):
     """A peer sent what cannot be understood."""
 
@@ -40,7 +45,7 @@ class StageError(MiniStreamError):
     ----------
     message : str
     exit_code : int or None
-        The exit code of the stage's process, where it was one.
+        The exit code of the stage's process, if it told what its error was.
     """
 
     def __init__(self, message: str, *, exit_code: int | None = None) -> None:

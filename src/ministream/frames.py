@@ -5,13 +5,15 @@ Nothing here knows how they are sent (`ministream.wire`) or where they come from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ministream.errors import InputError
+from ministream.errors import InputError, ProtocolError
 
 PIXEL_TYPES = ("uint8", "uint16", "float32")
 """Pixel types that a frame may have, as NumPy names them."""
@@ -95,3 +97,27 @@ class ScanDescription:
     def frames(self) -> int:
         """Number of frames of all kinds."""
         return self.projections + self.flat_fields + self.dark_fields
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return what JSON can hold, for `from_mapping` at the receiver."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> ScanDescription:
+        """Return the description that a peer has sent; keys that are not known are passed over.
+
+        Raises
+        ------
+        ProtocolError
+            Something is missing or impossible.
+        """
+        names = [entry.name for entry in fields(cls)]
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise ProtocolError(f"the scan's description lacks {', '.join(missing)}")
+        if not isinstance(content["name"], str) or not isinstance(content["pixel_type"], str):
+            raise ProtocolError("the scan's description has a name or pixel type that is no text")
+        try:
+            return cls(**{name: content[name] for name in names})
+        except InputError as error:
+            raise ProtocolError(f"the scan's description is impossible: {error}") from error

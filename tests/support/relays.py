@@ -128,15 +128,25 @@ def receive(sock: socket.socket, length: int) -> bytes:
     return bytes(data)
 
 
-def receive_until_reset(sock: socket.socket) -> bytes:
-    """What comes until the reset; an end of the stream instead is an error."""
+def receive_until_reset(sock: socket.socket, *, saying: bytes = b"") -> bytes:
+    """Say something, and return what comes until the reset; an end of the stream instead is an error."""
     data = bytearray()
     try:
+        sock.sendall(saying)
         while chunk := sock.recv(1 << 20):
             data += chunk
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         return bytes(data)
     raise AssertionError(f"the stream ended after {len(data)} bytes as if it were complete")
+
+
+def turned_away(listener: socket.socket | Endpoint, *, saying: bytes = b"") -> bool:
+    """Whether a connection to `listener` is reset, at once or later, without one byte of an answer."""
+    try:
+        with connect(listener) as sock:
+            return receive_until_reset(sock, saying=saying) == b""
+    except ConnectionResetError:
+        return True
 
 
 def cut(sock: socket.socket) -> None:
@@ -169,7 +179,7 @@ class Background:
         def run() -> None:
             try:
                 self._outcome = work()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the test's own thread gets it
                 self._error = error
 
         self._thread = threading.Thread(target=run)

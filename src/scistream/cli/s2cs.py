@@ -238,3 +238,7 @@ def token(name: str, auth_file: Path, token_file: Path, as_json: bool) -> None:
 def main() -> None:
     """Run ``s2cs``."""
     options.run_program(s2cs, "s2cs")
+
+
+if __name__ == "__main__":  # for programs that start it by this interpreter
+    main()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scistream.core.endpoint import Endpoint
+from scistream.core.status import ChannelStatistics as ChannelStatistics  # noqa: PLC0414 - part of the contract
 
 
 class TlsLeg(StrEnum):
@@ -68,26 +69,6 @@ class DataServerSpec:
     listeners: tuple[socket.socket, ...]
     targets: tuple[Endpoint, ...]
     tls: TlsCredentials | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelStatistics:
-    """What one channel has carried since the session began.
-
-    Parameters
-    ----------
-    connections_open, connections_total, connections_failed : int
-        Connections being forwarded now; accepted so far; of those, ended without being forwarded (target
-        unreachable, TLS refused).
-    bytes_to_target, bytes_from_target : int
-        Application bytes forwarded from the accepted connections to the target, and back.
-    """
-
-    connections_open: int = 0
-    connections_total: int = 0
-    connections_failed: int = 0
-    bytes_to_target: int = 0
-    bytes_from_target: int = 0
 
 
 class DataServer(ABC):

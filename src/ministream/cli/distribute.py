@@ -1,0 +1,93 @@
+"""``ministream distribute``: correct projections and share them among workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ministream.cli.options import config_option, json_option, run_stage, verbose_option
+
+
+class _Center(click.ParamType[float | None]):
+    """A column index, or ``auto``: None."""
+
+    name = "COLUMN|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return the column index, None for ``auto``."""
+        if value == "auto":
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a column index nor auto", param, ctx)
+
+
+@click.command(name="distribute", short_help="Correct projections and share them among workers.")
+@click.option(
+    "--connect",
+    required=True,
+    multiple=True,
+    metavar="tcp://HOST:PORT",
+    help="The DAQ, or a session's listener that leads to it; once for each channel.",
+)
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:0",
+    show_default=True,
+    metavar="tcp://HOST:PORT",
+    help="Where the workers connect; port 0 takes a free one.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many to wait for."
+)
+@click.option(
+    "--center",
+    type=_Center(),
+    default="auto",
+    show_default=True,
+    help="Rotation axis, as a column index from 0; auto finds it while the scan comes in.",
+)
+@click.option(
+    "--stripes",
+    type=click.Choice(["sorting", "none"]),
+    default="sorting",
+    show_default=True,
+    help="Removal of stripes (rings in the image).",
+)
+@click.option(
+    "--credits",
+    type=click.IntRange(1, 65536),
+    default=64,
+    show_default=True,
+    help="Frames that may be on their way or in work; more for longer paths, and more memory.",
+)
+@click.option(
+    "--connect-timeout",
+    "connect_timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the DAQ may take to answer.",
+)
+@json_option()
+@config_option()
+@verbose_option()
+def command(as_json: bool, **options: Any) -> None:
+    r"""Correct projections and share their rows among reconstruction workers.
+
+    Waits for all workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
+    attenuation, finds rotation centre and stripes while the sinograms fill, and tells the workers. Takes from
+    the DAQ only as fast as the slowest worker reconstructs: no projection is ever left out.
+
+    \b
+    Examples:
+      ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
+      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5
+    """
+    from ministream.stages import distribute
+
+    settings = distribute.DistributeOptions(**options)
+    run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

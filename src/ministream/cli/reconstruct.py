@@ -1,0 +1,103 @@
+"""``ministream reconstruct``: reconstruct slices while their projections arrive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ministream.cli.options import config_option, json_option, run_stage, verbose_option
+
+
+@click.command(name="reconstruct", short_help="Reconstruct slices while projections arrive.")
+@click.option(
+    "--connect",
+    required=True,
+    multiple=True,
+    metavar="tcp://HOST:PORT",
+    help="The distributor, or a session's listener that leads to it; once for each channel.",
+)
+@click.option(
+    "--rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which worker this is, from 0."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many there are."
+)
+@click.option(
+    "--algorithm",
+    type=click.Choice(["sirt", "os-sirt"]),
+    default="os-sirt",
+    show_default=True,
+    help="sirt: sliding window of the newest views; os-sirt: newest views plus a spread replay of all.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Views that one update works on.",
+)
+@click.option(
+    "--step", type=click.IntRange(min=1), default=4, show_default=True, help="New views between updates."
+)
+@click.option(
+    "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Iterations per update."
+)
+@click.option(
+    "--refine",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Passes over all views after the last has arrived.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), show_default="one for each core", help="Threads of the kernels."
+)
+@click.option(
+    "--publish",
+    default="tcp://127.0.0.1:0",
+    show_default=True,
+    metavar="tcp://HOST:PORT",
+    help="Where viewers of the growing volume connect.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.h5",
+    help="Write this worker's slices here.",
+)
+@click.option(
+    "--credits",
+    type=click.IntRange(1, 65536),
+    default=64,
+    show_default=True,
+    help="Projections that may be on their way; more for longer paths, and more memory.",
+)
+@click.option(
+    "--connect-timeout",
+    "connect_timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the distributor may take to answer.",
+)
+@json_option()
+@config_option()
+@verbose_option()
+def command(as_json: bool, **options: Any) -> None:
+    r"""Reconstruct slices while their projections arrive.
+
+    Takes from the distributor the rows of this worker's share of the slices. Keeps every view; updates the
+    slices as views come in; refines them over all views at the end. Slices are never negative.
+
+    \b
+    Examples:
+      ministream reconstruct --connect tcp://127.0.0.1:5002 --output part.h5
+      ministream reconstruct --connect tcp://host:5002 --rank 1 --workers 4 --publish tcp://0.0.0.0:5003
+    """
+    from ministream.stages import reconstruct
+
+    settings = reconstruct.ReconstructOptions(**options)
+    run_stage(lambda report, stop: reconstruct.run(settings, report, stop), as_json=as_json)

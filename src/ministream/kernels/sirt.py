@@ -1,0 +1,248 @@
+"""SIRT on a growing set of views: the reconstruction of some slices while their projections arrive.
+
+One update over the views V replaces the slices x by ::
+
+    x + relaxation / |V| · Σ_{v in V} A_v^T W_v (b_v - A_v x),      W = 1 / (A 1)
+
+and, if wanted, what is negative by zero. b are the measurements, A the projector of
+`ministream.kernels.sheared_rows`, A 1 the length of each ray inside the support. A view weighs each pixel
+that it sees with 1 in total, on average, so that |V| is the column sum of A over V, and this is SIRT in its
+usual form with row and column sums [1]_. It converges for a relaxation between 0 and 2. Where the rotation
+axis is off the detector's centre and some views do not see a pixel, |V| is more than the column sum: such
+pixels converge more slowly.
+
+Updates over a few well-spread views at a time are *ordered subsets*: they get as far in one pass over all
+views as SIRT in several. Which views, and in which order, is the caller's choice; see `ministream.window`.
+
+What is not done here: corrections of the measurements, choice of the views, momentum.
+
+References
+----------
+.. [1] J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", IEEE Trans. Med. Imaging 27
+   (2008) 918-924, doi:10.1109/TMI.2008.923696.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ministream.kernels.project import Projector, aligned_zeros
+from ministream.kernels.shear import IndexArray
+from ministream.kernels.sheared_rows import (
+    Float32Array,
+    backproject,
+    project,
+    weigh_residual,
+)
+from ministream.kernels.threads import using_threads
+
+SHORTEST_RAY = 1.0
+"""Rays shorter than this inside the support, in pixels, are left out: they would only magnify noise."""
+
+
+class SirtEngine:
+    """Slices, the views measured of them so far, and SIRT updates over any of these views.
+
+    Memory: the volume, the measurements, and tables of about 21 bytes per view and detector column (for 4
+    phases).
+
+    Parameters
+    ----------
+    slices, columns : int
+        Slices, and detector columns N; each slice has N x N pixels.
+    rotation_center : float
+        Column index onto which the rotation axis projects; (N-1)/2 when centred, or any other on the
+        detector.
+    views : int
+        Most views.
+    threads : int, optional
+        At most so many threads; default: one for each core that this process may use.
+    nonnegative : bool
+        Set negative pixels to zero after each update.
+    phases : int
+        Accuracy of the projector: a row's displacement is rounded to 1/phases pixel.
+    support : {'circle', 'square'}
+        Where slices may differ from zero: in the inscribed circle, or everywhere.
+
+    Raises
+    ------
+    ValueError
+        A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        slices: int,
+        columns: int,
+        rotation_center: float,
+        views: int,
+        threads: int | None = None,
+        nonnegative: bool = True,
+        phases: int = 4,
+        support: str = "circle",
+    ) -> None:
+        if slices < 1:
+            raise ValueError(f"slices is {slices}: at least 1 is needed")
+        self.nonnegative = nonnegative
+        self._projector = Projector(
+            columns=columns,
+            views=views,
+            rotation_center=rotation_center,
+            phases=phases,
+            support=support,
+            threads=threads,
+        )
+        self._measured = np.zeros((views, slices, columns), np.float32)
+        self._weight = np.zeros((views, columns), np.float32)
+        self._used_rays = np.zeros(views, np.int64)
+        self._offset = np.zeros((slices, columns), np.float32)
+        self._flat = aligned_zeros(slices, columns * columns)
+        self._volume = self._flat.reshape(slices, columns, columns)
+
+    @property
+    def volume(self) -> Float32Array:
+        """The slices, (slice, y, x) float32, attenuation per pixel length: a view that updates change."""
+        return self._volume
+
+    @property
+    def views(self) -> int:
+        """Number of views added."""
+        return self._projector.views
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that an update uses."""
+        return self._projector.threads
+
+    @property
+    def rotation_center(self) -> float:
+        """Column index onto which the rotation axis projects."""
+        return self._projector.rotation_center
+
+    def add_view(self, angle_rad: float, rows: Float32Array) -> int:
+        """Add what was measured at one angle; return the view's index.
+
+        Parameters
+        ----------
+        angle_rad : float
+            θ, any finite angle, in any order.
+        rows : (slice, column) float32
+            Attenuation: line integrals of the slices, the pixel as unit of length. Copied.
+
+        Raises
+        ------
+        ValueError
+            The angle or a value is not finite, the shape is wrong, or there is no room for another view.
+        """
+        shape = self._offset.shape
+        if rows.shape != shape:
+            raise ValueError(f"rows of shape {rows.shape} for {shape[0]} slices of {shape[1]} columns")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"view {self.views} holds values that are not finite: correct them before")
+        view = self._projector.add_view(angle_rad)
+        self._measured[view] = rows
+        self._weigh(slice(view, view + 1))
+        return view
+
+    def set_rotation_center(self, rotation_center: float) -> None:
+        """Use another rotation centre, for all views, past and future. The slices stay as they are.
+
+        Raises
+        ------
+        ValueError
+            It is not on the detector.
+        """
+        self._projector.rotation_center = rotation_center
+        self._weigh(slice(0, self.views))
+
+    def set_stripe_offset(self, offset: Float32Array) -> None:
+        """Subtract this from all views, past and future, in place of the offset set before.
+
+        Parameters
+        ----------
+        offset : (slice, column) float32
+            Attenuation, as `add_view`'s rows. Copied.
+
+        Raises
+        ------
+        ValueError
+            The shape is wrong, or a value is not finite.
+        """
+        if offset.shape != self._offset.shape:
+            raise ValueError(f"stripe offset of shape {offset.shape}: {self._offset.shape} is needed")
+        if not np.isfinite(offset).all():
+            raise ValueError("the stripe offset holds values that are not finite")
+        self._offset[:] = offset
+
+    def update(self, views: Sequence[int] | IndexArray, relaxation: float = 1.0) -> float:
+        """Update the slices once, over these views; return how far they were from explaining them.
+
+        Parameters
+        ----------
+        views : (k,) int
+            Indices that `add_view` returned.
+        relaxation : float
+            Factor of the step, between 0 and 2.
+
+        Returns
+        -------
+        float
+            Root of the mean square of b - A x before the update, over the rays used, in attenuation.
+
+        Raises
+        ------
+        ValueError
+            There are no views, one has not been added, or the relaxation is out of its range.
+        """
+        if not 0 < relaxation < 2:
+            raise ValueError(f"relaxation is {relaxation}: SIRT needs one between 0 and 2")
+        p = self._projector
+        chosen = p.indices(views)
+        slices, columns = self._offset.shape
+        room = np.empty((min(slices, p.threads), chosen.size, columns), np.float32)
+        scale = relaxation / chosen.size
+        squares = 0.0
+        with using_threads(p.threads):
+            # a block of slices stays in the caches from its projection to its back projection
+            for first in range(0, slices, p.threads):
+                block = self._flat[first : first + p.threads]
+                rows = room[: len(block)]
+                project(block, p.geometry, chosen, p.rotation_center, p.room, rows)
+                squares += weigh_residual(
+                    self._measured, self._offset, self._weight, chosen, first, scale, rows
+                )
+                backproject(rows, p.geometry, chosen, p.rotation_center, self.nonnegative, p.room, block)
+        rays = slices * int(self._used_rays[chosen].sum())
+        return math.sqrt(squares / rays) if rays else 0.0
+
+    def reset(self) -> None:
+        """Set the slices to zero. Views, rotation centre and stripe offset stay."""
+        self._flat[:] = 0
+
+    def _weigh(self, views: slice) -> None:
+        """Derive the weights of the views' rays from their lengths."""
+        lengths = self._projector.lengths[views]
+        used = lengths > SHORTEST_RAY
+        self._weight[views] = np.divide(1, lengths, out=np.zeros_like(lengths), where=used)
+        self._used_rays[views] = used.sum(axis=1)
+
+
+def warm_up(threads: int | None = None) -> None:
+    """Compile the kernels, or load them if they were compiled before, by reconstructing next to nothing.
+
+    To be called before the first projection arrives: compilation takes seconds, once on a machine; loading
+    a fraction of one.
+
+    Parameters
+    ----------
+    threads : int, optional
+        As for `SirtEngine`.
+    """
+    engine = SirtEngine(slices=1, columns=16, rotation_center=7.5, views=2, threads=threads)
+    rows = np.zeros((1, 16), np.float32)
+    engine.update([engine.add_view(angle, rows) for angle in (0.0, 1.5)])
+    engine.set_rotation_center(7.0)

@@ -1,0 +1,274 @@
+"""Volumes from workers to whoever wants to see them: the newest, without slowing the worker down.
+
+ZeroMQ PUB and SUB; a message is a `TImage` of dimensions (slice, y, x) with float32 pixels, or the end
+marker. Unlike projections, volumes may be left out: a viewer that is slow misses some. One that comes late
+gets the newest at once, and every viewer that is there gets the last one, and then the marker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.wire.timage import decode_volume, encode_volume
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+END_OF_DATA = b"end_data"
+"""The mini-app's marker."""
+_QUEUE = 2
+"""Volumes that may wait for one viewer, on each side."""
+_LAST_WORDS_S = 5.0
+"""How long a slow viewer is waited for when the last volume goes out."""
+_CONNECTED = zmq.EVENT_HANDSHAKE_SUCCEEDED
+_GONE = zmq.EVENT_DISCONNECTED
+
+
+class VolumePublisher:
+    """A worker's end. A context manager.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://host:port``; port 0 takes a free one.
+    interval_s : float
+        Least time between two volumes.
+
+    Attributes
+    ----------
+    address : str
+        With the real port.
+
+    Raises
+    ------
+    PortInUse
+        Another program listens there.
+    ConnectionFailed
+        The address cannot be bound.
+    """
+
+    def __init__(self, address: str, *, interval_s: float = 0.5) -> None:
+        self._interval_s = interval_s
+        self._published_at = float("-inf")
+        self._newest: memoryview | None = None
+        self._count = 0
+        self._context = zmq.Context()
+        # XPUB, because it tells when somebody subscribes, and when somebody is too slow
+        self._socket = self._context.socket(zmq.XPUB)
+        self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
+        self._socket.setsockopt(zmq.LINGER, int(_LAST_WORDS_S * 1000))
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            if error.errno == zmq.EADDRINUSE:
+                raise PortInUse(
+                    f"cannot publish at {address}: another program listens there; choose another port, or 0"
+                ) from error
+            raise ConnectionFailed(f"cannot publish at {address}: {error.strerror}") from error
+        self.address = bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close(linger=0 if kind else int(_LAST_WORDS_S * 1000))
+        self._context.term()
+
+    def offer(self, volume: FloatArray, *, projections: int, rotation_center: float) -> None:
+        """Publish a volume if it is time for one; tell those who are new the newest one. Does not wait.
+
+        Parameters
+        ----------
+        volume : (slice, y, x) float32
+            Copied.
+        projections : int
+            How many it is made from.
+        rotation_center : float
+            Column index.
+        """
+        if time.monotonic() - self._published_at >= self._interval_s:
+            self._published_at = time.monotonic()
+            self._newest = self._encode(volume, projections, rotation_center)
+            self._somebody_came()
+            self._send(self._newest, timeout_s=0)
+        elif self._somebody_came() and self._newest is not None:
+            self._send(self._newest, timeout_s=0)
+
+    def finish(self, volume: FloatArray, *, projections: int, rotation_center: float) -> None:
+        """Publish the last volume, and that it is the last."""
+        self._send(self._encode(volume, projections, rotation_center), timeout_s=_LAST_WORDS_S)
+        self._send(END_OF_DATA, timeout_s=_LAST_WORDS_S)
+
+    def _encode(self, volume: FloatArray, projections: int, rotation_center: float) -> memoryview:
+        self._count += 1
+        return encode_volume(
+            volume, sequence=self._count, projections=projections, rotation_center=rotation_center
+        )
+
+    def _somebody_came(self) -> bool:
+        """Read the notes that somebody has come or gone; tell whether somebody has come."""
+        somebody = False
+        while self._socket.poll(0, zmq.POLLIN):
+            somebody |= self._socket.recv()[:1] == b"\x01"
+        return somebody
+
+    def _send(self, message: bytes | memoryview, *, timeout_s: float) -> None:
+        self._socket.setsockopt(zmq.SNDTIMEO, int(timeout_s * 1000))
+        try:
+            self._socket.send(message)
+        except zmq.Again:
+            logger.debug("a viewer is slow: a volume is left out")
+
+
+class _Source:
+    """One worker, as its viewer sees it."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self.address = address
+        self.connected = False
+        self.ended = False
+        self.volume: FloatArray | None = None
+        self.projections = 0
+        self.socket = context.socket(zmq.SUB)
+        self.monitor = self.socket.get_monitor_socket(_CONNECTED | _GONE)
+        self.socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        try:
+            self.socket.connect(address)
+        except zmq.ZMQError as error:
+            raise ConnectionFailed(f"cannot connect to {address}: {error.strerror}") from error
+
+    def drain(self) -> bool:
+        """Take what has come; tell whether a volume has."""
+        gone = False
+        while self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)
+            self.connected |= event["event"] == _CONNECTED
+            gone = event["event"] == _GONE
+        message: bytes | None = None
+        while not self.ended and self.socket.poll(0):
+            received = self.socket.recv()
+            if received == END_OF_DATA:
+                self.ended = True
+            else:
+                message = received
+        if gone and self.connected and not self.ended:
+            logger.warning("%s has gone before its last volume", self.address)
+            self.ended = True
+        if message is None:
+            return False
+        update = decode_volume(message)
+        self.volume, self.projections = update.volume, update.projections
+        return True
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=0)
+
+
+class VolumeSubscriber:
+    """A viewer's end: the newest volume of each of several workers. A context manager.
+
+    Parameters
+    ----------
+    addresses : sequence of str
+        Publishers, in the order of their slices.
+
+    Raises
+    ------
+    ConnectionFailed
+        An address is none.
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._context = zmq.Context()
+        self._sources: list[_Source] = []
+        try:
+            for address in addresses:
+                self._sources.append(_Source(self._context, address))
+        except ConnectionFailed:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        for source in self._sources:
+            source.close()
+        self._context.destroy(linger=0)
+
+    def receive(self, timeout_s: float) -> bool:
+        """Wait for news for at most `timeout_s`; tell whether a volume has come.
+
+        Raises
+        ------
+        ProtocolError
+            What has come is no volume.
+        """
+        poller = zmq.Poller()
+        for source in self._sources:
+            poller.register(source.monitor, zmq.POLLIN)
+            if not source.ended:
+                poller.register(source.socket, zmq.POLLIN)
+        poller.poll(int(timeout_s * 1000))
+        news = [source.drain() for source in self._sources]
+        return any(news)
+
+    @property
+    def missing(self) -> list[str]:
+        """Addresses where nobody has answered yet."""
+        return [source.address for source in self._sources if not source.connected]
+
+    @property
+    def all_connected(self) -> bool:
+        """Whether every publisher has answered."""
+        return not self.missing
+
+    @property
+    def ended(self) -> bool:
+        """Whether every publisher has sent its last volume, or has gone."""
+        return all(source.ended for source in self._sources)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a volume of every publisher is here."""
+        return all(source.volume is not None for source in self._sources)
+
+    def assemble(self) -> tuple[FloatArray, int]:
+        """Return all slices, (slice, y, x) float32, and of how many projections the least advanced are made.
+
+        Raises
+        ------
+        ProtocolError
+            The workers' slices differ in size.
+        """
+        volumes = [source.volume for source in self._sources if source.volume is not None]
+        if len({volume.shape[1:] for volume in volumes}) > 1:
+            shapes = ", ".join(str(volume.shape) for volume in volumes)
+            raise ProtocolError(f"volumes of shapes {shapes} are not parts of one: are the addresses right?")
+        return np.concatenate(volumes), min(source.projections for source in self._sources)

@@ -1,0 +1,182 @@
+"""Find rotation centre and stripe offsets from the sinograms of a scan, while they fill.
+
+The views are kept; at a quarter, at half and at the end of the scan a thread of its own looks at those that
+are there, so that the stream goes on meanwhile. One estimate at a time; one that is not finished when the
+next is due makes that one wait, and an older waiting one is forgotten.
+
+Memory: views x rows x columns x 4 bytes if stripes are looked for, else a few rows' share of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ministream.kernels.rotation import NotTrusted, find_common_rotation_center
+from ministream.kernels.rotation import warm_up as warm_up_rotation
+from ministream.kernels.stripes import LEAST_VIEWS, stripe_offset
+from ministream.kernels.stripes import warm_up as warm_up_stripes
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+FRACTIONS = (0.25, 0.5)
+"""Of the scan's projections, at which an estimate is made; and one more at the end."""
+_ROWS_FOR_CENTER = 16
+_MOST_VIEWS_FOR_STRIPES = 256
+
+
+def warm_up(*, center: bool, stripes: bool) -> None:
+    """Import what these estimates need, before a stream begins that the imports would hold up."""
+    if center:
+        warm_up_rotation()
+    if stripes:
+        warm_up_stripes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibration:
+    """What some of a scan's views have told about the detector.
+
+    Parameters
+    ----------
+    views : int
+        How many views it is from.
+    rotation_center : float or None
+        Column index; None where the views do not determine it.
+    stripes : (row, column) float32 or None
+        To be subtracted from every view; None where it was not asked for, or the views are too few.
+    """
+
+    views: int
+    rotation_center: float | None
+    stripes: FloatArray | None
+
+
+class Calibrator:
+    """Collects the views of a scan, and estimates. A context manager: leaving it ends the thread.
+
+    Parameters
+    ----------
+    projections, rows, columns : int
+        Of the scan.
+    center, stripes : bool
+        What is to be estimated.
+
+    Notes
+    -----
+    `add`, `newest` and `begin_last` are for one thread. A view is never changed once it has been added, so
+    the estimating thread reads without a lock those that were there when its estimate was asked for.
+    """
+
+    def __init__(self, *, projections: int, rows: int, columns: int, center: bool, stripes: bool) -> None:
+        self._center, self._stripes = center, stripes
+        self._rows = self._rows_to_keep(rows)
+        self._angles = np.empty(projections, np.float64)
+        self._views = np.empty((projections, len(self._rows), columns), np.float32)
+        if self._wanted:
+            logger.info("sinograms kept for calibration: %.1f MB", self._views.nbytes / 1e6)
+        self._count = 0
+        self._due = [max(1, int(projections * fraction)) for fraction in FRACTIONS]
+        self._running: Future[Calibration] | None = None
+        self._waiting = 0
+        self._cancelled = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="calibration")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, angle_rad: float, attenuation: FloatArray) -> None:
+        """Keep a view, (row, column) float32 (copied), and begin an estimate if one is due."""
+        if not self._wanted:
+            return
+        self._views[self._count] = attenuation[self._rows]
+        self._angles[self._count] = angle_rad
+        self._count += 1
+        if self._count in self._due:
+            self._ask(self._count)
+
+    def begin_last(self) -> None:
+        """Begin the estimate from all views; the scan has ended."""
+        if self._wanted and self._count:
+            self._ask(self._count)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an estimate is being made, or waits to be fetched."""
+        return self._running is not None
+
+    def newest(self) -> Calibration | None:
+        """Return an estimate that has become ready since the last call, if there is one. Does not wait."""
+        if self._running is None or not self._running.done():
+            return None
+        calibration = self._running.result()
+        self._running = None
+        if self._waiting:
+            self._ask(self._waiting)
+        return calibration
+
+    @property
+    def _wanted(self) -> bool:
+        return self._center or self._stripes
+
+    def _rows_to_keep(self, rows: int) -> npt.NDArray[np.intp]:
+        if self._stripes:
+            return np.arange(rows)
+        if self._center:
+            return np.unique(np.linspace(0, rows - 1, min(rows, _ROWS_FOR_CENTER)).astype(np.intp))
+        return np.arange(0)
+
+    def _ask(self, count: int) -> None:
+        if self._running is not None:
+            self._waiting = count
+            return
+        self._waiting = 0
+        self._running = self._pool.submit(self._estimate, count)
+
+    def _estimate(self, count: int) -> Calibration:
+        started_s = time.perf_counter()
+        views, angles = self._views[:count], self._angles[:count]
+        center = self._find_center(views, angles) if self._center else None
+        stripes = self._find_stripes(views) if self._stripes and count >= LEAST_VIEWS else None
+        logger.info(
+            "calibration from %d views: rotation centre %s, stripes %s, %.2f s",
+            count,
+            "unknown" if center is None else f"{center:.2f}",
+            "unknown" if stripes is None else f"{float(stripes.std()):.4f} (standard deviation)",
+            time.perf_counter() - started_s,
+        )
+        return Calibration(views=count, rotation_center=center, stripes=stripes)
+
+    @staticmethod
+    def _find_center(views: FloatArray, angles: npt.NDArray[np.float64]) -> float | None:
+        try:
+            return find_common_rotation_center(views, angles)
+        except NotTrusted as reason:
+            logger.info("no rotation centre from %d views yet: %s", len(views), reason)
+            return None
+
+    def _find_stripes(self, views: FloatArray) -> FloatArray | None:
+        # a median does not become better by thousands of views, and sorting them takes its time
+        some = views[:: -(-len(views) // _MOST_VIEWS_FOR_STRIPES)]
+        offsets = np.empty(views.shape[1:], np.float32)
+        for row in range(len(offsets)):
+            if self._cancelled.is_set():
+                return None
+            offsets[row] = stripe_offset(some[:, row])
+        return offsets

@@ -1,0 +1,275 @@
+"""From an accepted connection to two that are ready to be relayed: dial the target, prove identities.
+
+The order protects the application: with TLS on the accepted leg its target is dialled only after the peer
+has proved the session's certificate, so a stranger causes no connection there. Nothing is read from a plain
+accepted leg before the way to the target is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import select
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from scistream.dataserver.base import TlsLeg
+from scistream.dataserver.native.plain import relay_plain
+from scistream.dataserver.native.relay import EVENTS, READABLE
+from scistream.dataserver.native.sockets import reset, tune
+from scistream.dataserver.native.tls import TlsEngine, TlsError
+from scistream.dataserver.native.tls_relay import relay_tls
+
+if TYPE_CHECKING:
+    from scistream.dataserver.native.loop import Loop
+    from scistream.dataserver.native.session import Address, Channel
+
+logger = logging.getLogger(__name__)
+
+_HANDSHAKE_READ_BYTES = 16 * 1024
+
+
+class Dial:
+    """Connect to the first of several addresses that answers.
+
+    `connected` is called with the socket, or `failed` with the reason after the last address.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        addresses: tuple[Address, ...],
+        congestion: str | None,
+        connected: Callable[[socket.socket], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._addresses = list(addresses)
+        self._congestion = congestion
+        self._connected = connected
+        self._failed = failed
+        self._socket: socket.socket | None = None
+        self._reason = "no address"
+
+    def begin(self) -> None:
+        """Try the next address."""
+        while self._addresses:
+            family, address = self._addresses.pop(0)
+            try:
+                self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                self._reason = str(error.strerror)
+                continue
+            tune(self._socket, self._congestion)
+            code = self._socket.connect_ex(address)
+            if code == 0:  # on this very host
+                connected, self._socket = self._socket, None
+                self._connected(connected)
+                return
+            if code == errno.EINPROGRESS:
+                self._loop.establishing.add(self)
+                self._loop.watch(
+                    self._socket.fileno(), select.EPOLLOUT | select.EPOLLET, self._on_events, self
+                )
+                return
+            self._reason = errno.errorcode.get(code, str(code))
+            self.abort()
+        self._failed(self._reason)
+
+    def _on_events(self, _events: int) -> None:
+        if self._socket is None:
+            return
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._reason = errno.errorcode.get(error, str(error))
+            self.abort()
+            self.begin()
+            return
+        try:
+            self._socket.getpeername()
+        except OSError:
+            return  # an event of the descriptor's former life: still connecting
+        connected, self._socket = self._socket, None
+        self._loop.establishing.discard(self)
+        self._loop.forget(connected.fileno())
+        self._connected(connected)
+
+    def too_late(self) -> None:
+        """Give up this address."""
+        self._reason = "no answer in time"
+        self.abort()
+        self.begin()
+
+    def abort(self) -> None:
+        """Stop; nobody is called."""
+        if self._socket is not None:
+            self._loop.establishing.discard(self)
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+
+class Handshake:
+    """Bring a TLS handshake to its end on a connected socket, which stays its owner's."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        engine: TlsEngine,
+        proved: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._engine = engine
+        self._proved = proved
+        self._failed = failed
+        self._unsent = b""
+        self._complete = False
+        self._ended = False
+
+    def begin(self) -> None:
+        """Send the first message, or wait for it."""
+        self._loop.establishing.add(self)
+        self._loop.watch(self._socket.fileno(), EVENTS, self._on_events, self)
+        self._advance(b"")
+
+    def _on_events(self, events: int) -> None:
+        if self._unsent and not self._send():
+            return
+        if events & READABLE:
+            while not self._ended and not self._complete:
+                try:
+                    received = self._socket.recv(_HANDSHAKE_READ_BYTES)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    self._fail(str(error.strerror))
+                    return
+                if not received:
+                    self._fail("closed during the TLS handshake")
+                    return
+                self._advance(received)
+
+    def _advance(self, received: bytes) -> None:
+        try:
+            self._complete, answer = self._engine.handshake(received)
+        except TlsError as error:
+            # the alert tells the peer why; it is not waited for
+            with contextlib.suppress(OSError):
+                self._socket.send(self._engine.pending())
+            self._fail(str(error))
+            return
+        self._unsent += answer
+        self._send()
+
+    def _send(self) -> bool:
+        """Write what waits; return False if the handshake cannot go on now."""
+        if self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._fail(str(error.strerror))
+                return False
+            self._unsent = self._unsent[sent:]
+            if self._unsent:
+                return False
+        if self._complete and not self._ended:
+            self._leave()
+            self._proved()
+            return False
+        return True
+
+    def _leave(self) -> None:
+        self._ended = True
+        self._loop.establishing.discard(self)
+        self._loop.forget(self._socket.fileno())
+
+    def _fail(self, reason: str) -> None:
+        if not self._ended:
+            self._leave()
+            self._failed(reason)
+
+    def too_late(self) -> None:
+        """Give up."""
+        self._fail("no TLS handshake in time")
+
+    def abort(self) -> None:
+        """Stop; nobody is called."""
+        if not self._ended:
+            self._leave()
+
+
+class Establishment:
+    """One accepted connection on its way to being relayed, with the targets and credentials of now."""
+
+    def __init__(self, loop: Loop, channel: Channel, accepted: socket.socket) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._accepted = accepted
+        self._target: socket.socket | None = None
+        self._step: Dial | Handshake | None = None
+        session = channel.session
+        self._leg = session.tls_leg
+        self._engine = session.tls.engine(loop.scratch) if session.tls is not None else None
+        self._addresses = channel.addresses
+        self._ended = False
+
+    def begin(self) -> None:
+        """Take the first step."""
+        if self._engine is not None and self._leg is TlsLeg.LISTENER:
+            self._step = Handshake(self._loop, self._accepted, self._engine, self._dial, self._fail)
+            self._step.begin()
+        else:
+            self._dial()
+
+    def _dial(self) -> None:
+        congestion = self._channel.session.congestion(tls=self._leg is TlsLeg.TARGET)
+        self._step = Dial(self._loop, self._addresses, congestion, self._connected, self._fail)
+        self._step.begin()
+
+    def _connected(self, target: socket.socket) -> None:
+        self._target = target
+        if self._engine is not None and self._leg is TlsLeg.TARGET:
+            self._step = Handshake(self._loop, target, self._engine, self._relay, self._fail)
+            self._step.begin()
+        else:
+            self._relay()
+
+    def _relay(self) -> None:
+        target = self._target
+        if target is None:
+            return
+        self._ended = True
+        self._channel.establishment_ended(self, failed=False)
+        if self._engine is None:
+            relay_plain(self._loop, self._channel, self._accepted, target)
+        else:
+            tls_accepted = self._leg is TlsLeg.LISTENER
+            relay_tls(
+                self._loop, self._channel, self._accepted, target, self._engine, tls_accepted=tls_accepted
+            )
+
+    def _fail(self, reason: str) -> None:
+        session = self._channel.session
+        logger.info(
+            "session %s: channel %d: connection refused: %s", session.uid, self._channel.index, reason
+        )
+        self.abort()
+
+    def abort(self) -> None:
+        """Reset whatever is there."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._step is not None:
+            self._step.abort()
+        reset(self._accepted)
+        if self._target is not None:
+            reset(self._target)
+        self._channel.establishment_ended(self, failed=True)

@@ -1,0 +1,195 @@
+"""One session inside one worker: its channels, which accept, and what they have carried."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+from scistream.dataserver.base import TlsCredentials, TlsLeg
+from scistream.dataserver.native.establish import Establishment
+from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, tune
+from scistream.dataserver.native.tls import TlsContext, make_context
+
+if TYPE_CHECKING:
+    from scistream.dataserver.native.relay import Relay
+    from scistream.dataserver.native.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+ACCEPT_BATCH = 32
+"""Connections that one event may accept before the others get their turn."""
+
+Address = tuple[int, Any]
+
+
+class Channel:
+    """One listener and its target's addresses, in one worker.
+
+    All workers wait on the same listener; the kernel wakes one of them for a connection.
+    """
+
+    def __init__(self, session: Session, index: int, listener: socket.socket) -> None:
+        self.session = session
+        self.index = index
+        self.addresses: tuple[Address, ...] = ()
+        self.open_relays: set[Relay] = set()
+        self.establishing: set[Establishment] = set()
+        self._listener = listener
+        self._accepting = False
+        self._total = 0
+        self._failed = 0
+        self._to_target = 0
+        self._from_target = 0
+
+    def listen(self) -> None:
+        """Begin or go on accepting."""
+        if not self._accepting:
+            self._accepting = True
+            self.session.worker.loop.watch(
+                self._listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE, self._accept, self
+            )
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+        if self._accepting:
+            self._accepting = False
+            self.session.worker.loop.forget(self._listener.fileno())
+
+    def _accept(self, _events: int) -> None:
+        worker = self.session.worker
+        for _ in range(ACCEPT_BATCH):
+            if not worker.has_room():
+                worker.pause_accepting()
+                return
+            try:
+                accepted, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    worker.pause_accepting()
+                    return
+                continue  # that connection was gone before it was accepted
+            accepted.setblocking(False)
+            self._total += 1
+            if not worker.hand_over(self, accepted):
+                self.adopt(accepted)
+
+    def adopt(self, accepted: socket.socket) -> None:
+        """Take care of an accepted connection."""
+        worker = self.session.worker
+        worker.connection_begins(self.session)
+        establishment = Establishment(worker.loop, self, accepted)
+        self.establishing.add(establishment)
+        establishment.begin()
+
+    def establishment_ended(self, establishment: Establishment, *, failed: bool) -> None:
+        """Count a connection that is being relayed now, or was refused."""
+        self.establishing.discard(establishment)
+        if failed:
+            self._failed += 1
+            self.session.worker.connection_ends(self.session)
+
+    def relay_ended(self, relay: Relay) -> None:
+        """Keep the counts of a connection that is gone."""
+        self.open_relays.discard(relay)
+        self._to_target += relay.to_target.moved
+        self._from_target += relay.from_target.moved
+        self.session.worker.connection_ends(self.session)
+
+    def statistics(self) -> list[int]:
+        """Return the figures in the order of `ChannelStatistics`."""
+        return [
+            len(self.open_relays),
+            self._total,
+            self._failed,
+            self._to_target + sum(relay.to_target.moved for relay in self.open_relays),
+            self._from_target + sum(relay.from_target.moved for relay in self.open_relays),
+        ]
+
+    def abort(self) -> None:
+        """Reset every connection; go on accepting."""
+        for establishment in list(self.establishing):
+            establishment.abort()
+        for relay in list(self.open_relays):
+            relay.abort()
+
+    def close(self) -> None:
+        """Reset every connection and give the listener up."""
+        self.pause()
+        self._listener.close()
+        self.abort()
+
+
+class Session:
+    """What the worker keeps of one session.
+
+    Parameters
+    ----------
+    worker : Worker
+        Whose loop, buffers and room it uses.
+    body : dict
+        The ``start`` message: key, uid, slot, targets, TLS credentials.
+    listeners : list of socket.socket
+        One per channel; the session owns them.
+    """
+
+    def __init__(self, worker: Worker, body: dict[str, Any], listeners: list[socket.socket]) -> None:
+        self.worker = worker
+        self.key = int(body["key"])
+        self.uid = str(body["uid"])
+        self.slot = int(body["slot"])
+        self.tls: TlsContext | None = None
+        self.tls_leg: TlsLeg | None = None
+        self.channels = [Channel(self, index, listener) for index, listener in enumerate(listeners)]
+        try:
+            self.retarget(body)
+        except Exception:
+            self.close()
+            raise
+        for listener in listeners:
+            tune(listener, self.congestion(tls=self.tls_leg is TlsLeg.LISTENER))
+            listener.setblocking(False)
+            listener.listen(LISTEN_BACKLOG)
+
+    def listen(self) -> None:
+        """Begin to accept on every channel."""
+        for channel in self.channels:
+            channel.listen()
+
+    def congestion(self, *, tls: bool) -> str | None:
+        """Return the congestion control of an encrypted (wide-area) or plain (local) leg."""
+        return self.worker.options.congestion_wan if tls else self.worker.options.congestion_lan
+
+    def retarget(self, body: dict[str, Any]) -> None:
+        """Use other targets and credentials for new connections.
+
+        Raises
+        ------
+        ConfigurationError
+            The credentials cannot be used; everything is as before.
+        """
+        tls = body["tls"]
+        context, leg = None, None
+        if tls is not None:
+            leg = TlsLeg(tls["leg"])
+            credentials = TlsCredentials(
+                leg=leg,
+                certificate_pem=tls["certificate"].encode(),
+                private_key_pem=tls["private_key"].encode(),
+                peer_certificate_pem=tls["peer_certificate"].encode(),
+            )
+            context = make_context(credentials, self.worker.options.tls_engine)
+        self.tls, self.tls_leg = context, leg
+        targets = [tuple(address_of(address) for address in target) for target in body["targets"]]
+        for channel in self.channels:
+            channel.addresses = targets[channel.index % len(targets)]
+
+    def close(self) -> None:
+        """Reset every connection and free everything."""
+        for channel in self.channels:
+            channel.close()
+        if self.channels:
+            logger.debug("session %s: closed", self.uid)

@@ -1,0 +1,137 @@
+"""What TLS is to the relay: bytes in, bytes out, no sockets. Two engines fulfil it.
+
+A `TlsContext` is built once per session from its credentials and gives one `TlsEngine` per connection. The
+engines work on the worker's `Scratch` buffers, so that a connection owns no buffer of that size.
+
+The rules that both engines keep: TLS 1.3 only; the peer proves the one certificate that this session
+pinned, compared byte by byte after OpenSSL has verified it against that certificate as the only trust
+anchor; AES-128-GCM preferred (the fastest where the CPU has AES instructions); no resumption.
+
+Which engine: `openssl` (the OpenSSL inside the cryptography wheel, newer than most systems') carries a
+gigabyte for fewer CPU seconds; `stdlib` (the ssl module and the interpreter's OpenSSL) needs no private
+interface of anybody. `load_engine` takes the first one that works.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from scistream.dataserver.base import TlsCredentials
+from scistream.errors import ConfigurationError, DataServerError
+
+logger = logging.getLogger(__name__)
+
+BATCH_BYTES = 256 * 1024
+"""Read, sealed or opened, and written at once."""
+_ROOM_BYTES = 64 * 1024
+"""More than 17 records' overhead when sealing, and more than one unfinished record when opening."""
+
+CIPHERSUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+ENGINES = ("openssl", "stdlib")
+
+
+class TlsError(DataServerError):
+    """The peer is not who it should be, or what it sends is not TLS."""
+
+
+class Scratch:
+    """The two buffers in which a worker does one step at a time for all its connections."""
+
+    def __init__(self) -> None:
+        self.input = bytearray(BATCH_BYTES)
+        self.output = bytearray(BATCH_BYTES + _ROOM_BYTES)
+        self.input_view = memoryview(self.input)
+        self.output_view = memoryview(self.output)
+
+
+class TlsEngine(ABC):
+    """One connection's TLS state. Everything that is to be sent is returned, and must be sent in order.
+
+    Attributes
+    ----------
+    peer_has_ended : bool
+        The peer's close_notify was met: its stream is complete.
+    failure : str or None
+        Why nothing more can be opened: what came is not from the peer, or it says that it gives up.
+    """
+
+    peer_has_ended: bool = False
+    failure: str | None = None
+
+    @abstractmethod
+    def handshake(self, received: bytes) -> tuple[bool, bytes]:
+        """Take what came; return whether the handshake is complete, and what to send.
+
+        Raises
+        ------
+        TlsError
+            The peer is refused. `pending` has the alert for it.
+        """
+
+    @abstractmethod
+    def seal(self, length: int) -> int:
+        """Encrypt ``scratch.input[:length]`` into ``scratch.output``; return the number of bytes there."""
+
+    @abstractmethod
+    def open(self, length: int) -> int:
+        """Decrypt ``scratch.input[:length]`` into ``scratch.output``; return the number of bytes there.
+
+        Look at `peer_has_ended` and `failure` after it.
+        """
+
+    @abstractmethod
+    def pending(self) -> bytes:
+        """Return what TLS itself has to say (alerts, key updates); mostly nothing."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """Return the close_notify; nothing may be sealed afterwards, opening goes on."""
+
+    def shrink(self) -> None:  # noqa: B027 - not every engine holds something
+        """Free what an idle connection does not need."""
+
+
+class TlsContext(ABC):
+    """One session's credentials, ready for connections."""
+
+    @abstractmethod
+    def engine(self, scratch: Scratch) -> TlsEngine:
+        """Return the engine for a new connection."""
+
+
+def make_context(credentials: TlsCredentials, engine: str | None = None) -> TlsContext:
+    """Return the session's context, by the engine of that name or by the best one there is.
+
+    Raises
+    ------
+    ConfigurationError
+        A certificate or key cannot be used, or the engine is not there.
+    """
+    return load_engine(engine)(credentials)
+
+
+def load_engine(name: str | None = None) -> Callable[[TlsCredentials], TlsContext]:
+    """Import an engine; return what makes its contexts.
+
+    Raises
+    ------
+    ConfigurationError
+        The name is none of `ENGINES`, or that engine does not work with what is installed.
+    """
+    if name is not None and name not in ENGINES:
+        raise ConfigurationError(f"no TLS engine {name!r}; there are: {', '.join(ENGINES)}")
+    if name != "stdlib":
+        try:
+            from scistream.dataserver.native.tls_openssl import OpensslContext
+        except (ImportError, AttributeError) as error:
+            if name is not None:
+                raise ConfigurationError(f"the TLS engine {name!r} does not work here: {error}") from error
+            logger.warning("TLS by the ssl module, which is slower: pyOpenSSL's is not usable (%s)", error)
+        else:
+            return OpensslContext
+    from scistream.dataserver.native.tls_stdlib import StdlibContext
+
+    return StdlibContext

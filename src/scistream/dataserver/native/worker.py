@@ -1,0 +1,195 @@
+"""One worker process: a loop, its part of every session, and the answers to the supervisor's requests.
+
+It has no thread, and nothing in it blocks. It ends when its control socket ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import select
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
+from scistream.dataserver.native.loop import Deadlines, Loop
+from scistream.dataserver.native.messages import Message, MessageSocket
+from scistream.dataserver.native.session import Channel, Session
+from scistream.dataserver.native.sockets import reset
+from scistream.errors import SciStreamError
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTORS_PER_CONNECTION = 6
+"""Two sockets, and a pipe in each direction while both receivers are slow."""
+DESCRIPTORS_IN_RESERVE = 200
+RESUME_S = 0.1
+"""How often a worker without descriptors looks whether the system has some again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What all sessions of a tree have in common.
+
+    Parameters
+    ----------
+    congestion_lan, congestion_wan : str or None
+        TCP congestion control of plain and of encrypted legs; None is the kernel's default.
+    tls_engine : str or None
+        Name of the TLS engine; None takes the best one.
+    """
+
+    congestion_lan: str | None = "cubic"
+    congestion_wan: str | None = None
+    tls_engine: str | None = None
+
+
+class Worker:
+    """The worker with this index in the tree."""
+
+    def __init__(self, index: int, control: socket.socket, balance: Balance, options: WorkerOptions) -> None:
+        self.options = options
+        self.loop = Loop()
+        self._control = MessageSocket(control)
+        self._balance = BalanceOfWorker(balance, index)
+        self._sessions: dict[int, Session] = {}
+        self._connections = 0
+        self._listeners = 0
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._paused = False
+        self._resume: Deadlines[Worker] = Deadlines(RESUME_S, Worker._try_to_resume)
+        self.loop.add_deadlines(self._resume)
+        self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
+        self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
+
+    def run(self) -> None:
+        """Serve until the control socket ends; then reset what is left."""
+        try:
+            self.loop.run()
+        finally:
+            for key in list(self._sessions):
+                self._stop(key)
+            self._control.close()
+            self.loop.close()
+
+    def abort(self) -> None:
+        """End after a bug in the handling of control messages: the supervisor sees it."""
+        self.loop.stopping = True
+
+    # --- room for connections ---------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Return whether descriptors for one more connection are certain."""
+        used = self._listeners + self._connections * DESCRIPTORS_PER_CONNECTION + DESCRIPTORS_IN_RESERVE
+        return used + DESCRIPTORS_PER_CONNECTION <= self._descriptors
+
+    def pause_accepting(self) -> None:
+        """Leave all new connections in the kernel's queues until there is room."""
+        if not self._paused:
+            self._paused = True
+            logger.warning(
+                "accepting pauses at %d connections: the limit is %d open files (ulimit -n)",
+                self._connections,
+                self._descriptors,
+            )
+            for session in self._sessions.values():
+                for channel in session.channels:
+                    channel.pause()
+        self._resume.add(self)
+
+    def _try_to_resume(self) -> None:
+        if not self.has_room():
+            self._resume.add(self)
+            return
+        self._paused = False
+        for session in self._sessions.values():
+            session.listen()
+
+    def connection_begins(self, session: Session) -> None:
+        """Count it."""
+        self._connections += 1
+        self._balance.count(session.slot, 1)
+
+    def connection_ends(self, session: Session) -> None:
+        """Count it."""
+        self._connections -= 1
+        self._balance.count(session.slot, -1)
+
+    def hand_over(self, channel: Channel, accepted: socket.socket) -> bool:
+        """Pass a new connection to a worker that has fewer; return False if it stays here."""
+        session = channel.session
+        return self._balance.hand_over(session.slot, session.key, channel.index, accepted)
+
+    def _on_inbox(self, _events: int) -> None:
+        while (handed := self._balance.receive()) is not None:
+            key, index, accepted = handed
+            session = self._sessions.get(key)
+            if session is None:
+                reset(accepted)
+            else:
+                session.channels[index].adopt(accepted)
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def _on_control(self, events: int) -> None:
+        control = self._control
+        if events & select.EPOLLOUT:
+            control.flush()
+        for message in control.receive():
+            reply: dict[str, Any] = {"reply": message.body.get("id")}
+            try:
+                reply["result"] = self._answer(message)
+            except (SciStreamError, OSError) as error:
+                reply["error"] = str(error)
+            control.send(reply)
+        if control.ended:
+            self.loop.stopping = True
+        else:
+            self.loop.change(control.fileno(), select.EPOLLIN | (select.EPOLLOUT if control.unsent else 0))
+
+    def _answer(self, message: Message) -> object:
+        body = message.body
+        operation, key = body["operation"], int(body["key"])
+        if operation == "start":
+            self._start(body, message.descriptors)
+            return None
+        for descriptor in message.descriptors:
+            os.close(descriptor)
+        if operation == "stop":
+            self._stop(key)
+            return None
+        session = self._sessions.get(key)
+        if session is None:
+            raise SciStreamError(f"no session with key {key} is here")
+        if operation == "retarget":
+            session.retarget(body)
+            return None
+        if operation == "statistics":
+            return [channel.statistics() for channel in session.channels]
+        raise SciStreamError(f"unknown operation {operation!r}")
+
+    def _start(self, body: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        session = Session(self, body, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+        self._sessions[session.key] = session
+        self._listeners += len(session.channels)
+        self._balance.open(session.slot)
+        if not self._paused:
+            session.listen()
+        logger.debug("session %s: %d channels", session.uid, len(session.channels))
+
+    def _stop(self, key: int) -> None:
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            self._balance.close(session.slot)
+            self._listeners -= len(session.channels)
+            session.close()
+
+
+def run_worker(index: int, control: socket.socket, balance: Balance, options: WorkerOptions) -> None:
+    """Be worker `index` in this process, until its control socket ends."""
+    for sock in sockets_to_close(balance, index):
+        sock.close()
+    Worker(index, control, balance, options).run()
+    balance.close()

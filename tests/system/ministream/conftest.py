@@ -1,0 +1,26 @@
+"""Fixtures for whole programs of ministream."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from support.processes import MarkedProcesses
+
+
+@pytest.fixture
+def processes() -> Iterator[MarkedProcesses]:
+    marked = MarkedProcesses()
+    yield marked
+    for process in marked.started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+    left = marked.alive()
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=5)
+    assert not left, f"left behind: {left}"

@@ -1,0 +1,177 @@
+"""Volumes over real sockets: the newest arrives, also for who comes late; the last one always."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import zmq
+
+from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.stages.broadcast import VolumePublisher, VolumeSubscriber
+
+WAIT_S = 10.0
+
+
+def volume(value: float, slices: int = 2, size: int = 8) -> np.ndarray:
+    return np.full((slices, size, size), value, np.float32)
+
+
+def until(subscriber: VolumeSubscriber, condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < give_up_at
+        subscriber.receive(0.05)
+
+
+def offer(publisher: VolumePublisher, value: float, slices: int = 2) -> None:
+    publisher.offer(volume(value, slices), projections=int(value), rotation_center=3.5)
+
+
+def test_one_who_comes_late_gets_the_newest_volume() -> None:
+    with VolumePublisher("tcp://127.0.0.1:0", interval_s=100) as publisher:
+        offer(publisher, 7)
+        with VolumeSubscriber([publisher.address]) as subscriber:
+            give_up_at = time.monotonic() + WAIT_S
+            while not subscriber.receive(0.02):
+                # not published, the interval is long; but what was published before is told
+                offer(publisher, 8)
+                assert time.monotonic() < give_up_at
+            assembled, projections = subscriber.assemble()
+    np.testing.assert_array_equal(assembled, volume(7))
+    assert projections == 7
+
+
+def test_volumes_are_published_no_more_often_than_asked() -> None:
+    with (
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0.2) as publisher,
+        VolumeSubscriber([publisher.address]) as subscriber,
+    ):
+        until(subscriber, lambda: subscriber.all_connected)
+        began, count = time.monotonic(), 0
+        while time.monotonic() < began + 1:
+            offer(publisher, 1)
+            count += subscriber.receive(0.001)
+    assert 3 <= count <= 8
+
+
+def test_the_last_volume_comes_and_then_the_end() -> None:
+    with (
+        VolumePublisher("tcp://127.0.0.1:0") as publisher,
+        VolumeSubscriber([publisher.address]) as subscriber,
+    ):
+        until(subscriber, lambda: subscriber.all_connected)
+        offer(publisher, 1)
+        until(subscriber, lambda: subscriber.complete)
+        assert not subscriber.ended
+        publisher.finish(volume(5), projections=5, rotation_center=3.5)
+        until(subscriber, lambda: subscriber.ended)
+        assembled, projections = subscriber.assemble()
+    np.testing.assert_array_equal(assembled, volume(5))
+    assert projections == 5
+
+
+def test_a_slow_viewer_does_not_stop_the_publisher_and_still_gets_the_last_volume() -> None:
+    large = np.zeros((4, 512, 512), np.float32)
+    with (
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0) as publisher,
+        VolumeSubscriber([publisher.address]) as subscriber,
+    ):
+        until(subscriber, lambda: subscriber.all_connected)
+        offer(publisher, 1)
+        until(subscriber, lambda: subscriber.complete)
+        began = time.monotonic()
+        for count in range(40):
+            publisher.offer(large, projections=count, rotation_center=0)
+        assert time.monotonic() - began < WAIT_S
+        # it reads on while the publisher waits to tell its last words
+        last = threading.Thread(
+            target=lambda: publisher.finish(large + 1, projections=99, rotation_center=0.0)
+        )
+        last.start()
+        until(subscriber, lambda: subscriber.ended)
+        last.join(WAIT_S)
+        assembled, projections = subscriber.assemble()
+    assert projections == 99
+    assert assembled[0, 0, 0] == 1
+
+
+def test_the_slices_of_several_workers_are_put_together_in_the_order_of_the_addresses() -> None:
+    with (
+        VolumePublisher("tcp://127.0.0.1:0") as first,
+        VolumePublisher("tcp://127.0.0.1:0") as second,
+        VolumeSubscriber([second.address, first.address]) as subscriber,
+    ):
+        offer(first, 1, slices=1)
+        offer(second, 2, slices=3)
+        # those who come late are told when the publisher next has something to say
+        until(
+            subscriber, lambda: offer(first, 1, slices=1) or offer(second, 2, slices=3) or subscriber.complete
+        )
+        assembled, projections = subscriber.assemble()
+    np.testing.assert_array_equal(assembled[:, 0, 0], [2, 2, 2, 1])
+    assert projections == 1
+
+
+def test_a_publisher_that_goes_without_a_word_has_ended() -> None:
+    with VolumeSubscriber(["tcp://127.0.0.1:9"]) as nobody:
+        nobody.receive(0.05)
+        assert not nobody.all_connected
+        assert not nobody.ended
+        assert nobody.missing == ["tcp://127.0.0.1:9"]
+    with VolumePublisher("tcp://127.0.0.1:0") as publisher:
+        subscriber = VolumeSubscriber([publisher.address])
+        until(subscriber, lambda: subscriber.all_connected)
+    until(subscriber, lambda: subscriber.ended)
+    assert not subscriber.complete
+    subscriber.close()
+
+
+def test_what_is_no_volume_is_a_protocol_error() -> None:
+    context = zmq.Context()
+    publisher = context.socket(zmq.PUB)
+    port = publisher.bind_to_random_port("tcp://127.0.0.1")
+    with (
+        VolumeSubscriber([f"tcp://127.0.0.1:{port}"]) as subscriber,
+        pytest.raises(ProtocolError, match="TImage"),
+    ):
+        until(subscriber, lambda: publisher.send(b"\xff" * 40) is not None)
+    context.destroy(linger=0)
+
+
+def test_volumes_that_are_not_parts_of_one_are_refused() -> None:
+    other = volume(1, size=9)
+    with (
+        VolumePublisher("tcp://127.0.0.1:0") as first,
+        VolumePublisher("tcp://127.0.0.1:0") as second,
+        VolumeSubscriber([first.address, second.address]) as subscriber,
+    ):
+        until(
+            subscriber,
+            lambda: (
+                offer(first, 1)
+                or second.offer(other, projections=1, rotation_center=0)
+                or subscriber.complete
+            ),
+        )
+        with pytest.raises(ProtocolError, match=r"\(2, 8, 8\), \(2, 9, 9\)"):
+            subscriber.assemble()
+
+
+def test_a_port_in_use_is_said_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(PortInUse, match=address):
+            VolumePublisher(address)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1", "tcp://256.0.0.1:x"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ConnectionFailed, match=address):
+        VolumePublisher(address)
+    with pytest.raises(ConnectionFailed, match=address):
+        VolumeSubscriber([address])

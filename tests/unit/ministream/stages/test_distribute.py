@@ -1,0 +1,496 @@
+"""The distributor between a DAQ and workers that the test plays itself, over real sockets."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ministream.errors import (
+    ConnectionFailed,
+    InputError,
+    MiniStreamError,
+    PortInUse,
+    ProtocolError,
+    StageError,
+)
+from ministream.frames import Frame, FrameKind, ScanDescription
+from ministream.stages.distribute import DistributeOptions, run
+from ministream.transport import Ended, Inlet, Joined, Left, Message, Notice, Outlet
+from ministream.wire import timage
+
+WAIT_S = 20.0
+ROWS, COLUMNS, PROJECTIONS = 3, 40, 24
+CENTER = 17.0
+
+
+class Distributor:
+    """The stage, in a thread."""
+
+    def __init__(self, daq: str, **options: Any) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._ready: queue.Queue[str] = queue.Queue()
+        values = {"workers": 1, "center": CENTER, "stripes": "none", "connect_timeout_s": 2.0} | options
+        self._options = DistributeOptions(connect=[daq], **values)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            run(self._options, self._report, self._stop)
+        except MiniStreamError as error:
+            self.error = error
+            self._ready.put("")
+
+    def _report(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+        if event["event"] == "ready":
+            self._ready.put(event["address"])
+
+    @property
+    def address(self) -> str:
+        return self._ready.get(timeout=WAIT_S)
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        self.join()
+        assert self.error is None, self.error
+        assert self.events[-1]["event"] == "done"
+        return self.events[-1]
+
+    def join(self) -> None:
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the distributor does not end"
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.join()
+
+
+class Daq:
+    """A DAQ's outlet; the test sends."""
+
+    def __init__(self, **changes: Any) -> None:
+        values = {
+            "name": "test",
+            "rows": ROWS,
+            "columns": COLUMNS,
+            "pixel_type": "uint16",
+            "projections": PROJECTIONS,
+            "flat_fields": 1,
+            "dark_fields": 1,
+        } | changes
+        self.outlet = Outlet(description=asdict(ScanDescription(**values)))
+        self.flow = ""
+        self.sequence = 0
+        self.left: Left | None = None
+
+    def accept(self) -> None:
+        give_up_at = time.monotonic() + WAIT_S
+        while not self.flow:
+            assert time.monotonic() < give_up_at
+            for event in self.outlet.poll(0.1):
+                if isinstance(event, Joined):
+                    self.flow = event.flow
+
+    def send(
+        self, kind: FrameKind, pixels: np.ndarray | int, angle: float = 0.0, *, again: bool = False
+    ) -> None:
+        """Send a frame; wait for the credit."""
+        if isinstance(pixels, int):
+            pixels = np.full((ROWS, COLUMNS), pixels, np.uint16)
+        give_up_at = time.monotonic() + WAIT_S
+        while not self.outlet.can_send(self.flow):
+            assert time.monotonic() < give_up_at
+            self.poll(0.05)
+        self.sequence -= again
+        frame = Frame(sequence=self.sequence, kind=kind, pixels=pixels, angle_rad=angle)
+        self.outlet.send(self.flow, timage.encode(frame))
+        self.sequence += 1
+
+    def send_fields(self) -> None:
+        self.send(FrameKind.DARK_FIELD, 100)
+        self.send(FrameKind.FLAT_FIELD, 60_100)
+
+    def poll(self, timeout_s: float) -> None:
+        for event in self.outlet.poll(timeout_s):
+            if isinstance(event, Left):
+                self.left = event
+
+    def finish(self) -> None:
+        self.outlet.finish(self.flow)
+        give_up_at = time.monotonic() + WAIT_S
+        while self.left is None:
+            assert time.monotonic() < give_up_at
+            self.poll(0.1)
+
+
+class Worker:
+    """A worker's inlet; the test receives."""
+
+    def __init__(self, address: str, rank: int = 0, size: int = 1, credits: int = 64) -> None:
+        self.inlet = Inlet(
+            [address], flow=f"worker-{rank}", credits=credits, attributes={"rank": rank, "size": size}
+        )
+
+    def next(self) -> Message | Notice | Ended:
+        item = self.inlet.receive(WAIT_S)
+        assert item is not None
+        return item
+
+    def frame(self) -> Frame:
+        item = self.next()
+        assert isinstance(item, Message), item
+        self.inlet.acknowledge(item.sequence)
+        return timage.decode(item.payload, "float32")
+
+    def notice(self) -> Notice:
+        item = self.next()
+        assert isinstance(item, Notice), item
+        return item
+
+    def drain(self) -> list[Message | Notice | Ended]:
+        """Take everything to the end, and leave."""
+        items = [self.next()]
+        while not isinstance(items[-1], Ended):
+            if isinstance(items[-1], Message):
+                self.inlet.acknowledge(items[-1].sequence)
+            items.append(self.next())
+        self.inlet.close()
+        return items
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as cleanup:
+        yield cleanup
+
+
+@pytest.fixture
+def daq(stack: ExitStack) -> Daq:
+    made = Daq()
+    stack.callback(made.outlet.close)
+    return made
+
+
+def start(stack: ExitStack, daq: Daq, **options: Any) -> Distributor:
+    made = Distributor(daq.outlet.address, **options)
+    stack.callback(made.stop)
+    return made
+
+
+def join(stack: ExitStack, address: str, rank: int = 0, size: int = 1, **options: Any) -> Worker:
+    made = Worker(address, rank, size, **options)
+    stack.callback(made.inlet.close)
+    return made
+
+
+def view(index: int) -> tuple[np.ndarray, float]:
+    """Return counts and angle of one projection: a disc off the axis, and a stripe in row 1."""
+    angle = np.pi * index / PROJECTIONS
+    t = np.arange(COLUMNS) - CENTER - 4 * np.cos(angle) - 3 * np.sin(angle)
+    row = 0.2 * np.sqrt(np.maximum(0, 64 - t**2))
+    rows = np.tile(row, (ROWS, 1))
+    rows[1, 25] += 0.3
+    return (100 + 60_000 * np.exp(-rows)).astype(np.uint16), angle
+
+
+def test_each_worker_gets_the_attenuation_of_its_rows_of_every_projection(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    workers = [join(stack, address, rank, 2) for rank in (1, 0)][::-1]
+    daq.accept()
+    daq.send_fields()
+    for rank, worker in enumerate(workers):
+        assert worker.notice().message == {
+            "kind": "assignment",
+            "slices_total": ROWS,
+            "slice_begin": (0, 2)[rank],
+            "slice_count": (2, 1)[rank],
+            "columns": COLUMNS,
+            "projections": PROJECTIONS,
+            "rotation_center": CENTER,
+            "name": "test",
+        }
+    for index in range(PROJECTIONS):
+        pixels, angle = view(index)
+        daq.send(FrameKind.PROJECTION, pixels, angle)
+        wanted = -np.log((pixels - 100.0) / 60_000)
+        for worker, rows in zip(workers, (slice(0, 2), slice(2, 3)), strict=True):
+            frame = worker.frame()
+            np.testing.assert_allclose(frame.pixels, wanted[rows], atol=1e-5)
+            assert frame.angle_rad == pytest.approx(angle, abs=1e-6)
+            # the DAQ's number: the fields have some too
+            assert frame.sequence == index + 2
+            assert frame.kind is FrameKind.PROJECTION
+    for worker in workers:
+        threading.Thread(target=worker.drain).start()
+    daq.finish()
+    done = distributor.done
+    assert done["projections_received"] == done["projections_total"] == PROJECTIONS
+    assert (done["flat_fields"], done["dark_fields"]) == (1, 1)
+    assert done["rotation_center"] == CENTER
+    assert not done["rotation_center_estimated"]
+    assert done["duplicates_dropped"] == done["invalid_pixels"] == 0
+    assert daq.left is not None
+    assert not daq.left.unacknowledged
+
+
+def test_the_daq_is_left_alone_until_every_worker_is_there(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    join(stack, address, 0, 2)
+    assert daq.outlet.poll(0.5) == []
+    join(stack, address, 1, 2)
+    daq.accept()
+
+
+def test_a_worker_that_goes_before_the_start_may_come_again(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    join(stack, address, 0, 2).inlet.close()
+    join(stack, address, 1, 2)
+    assert daq.outlet.poll(0.3) == []
+    join(stack, address, 0, 2)
+    daq.accept()
+
+
+@pytest.mark.parametrize(("rank", "size"), [(2, 2), (0, 3), (-1, 2)])
+def test_a_worker_with_a_wrong_number_is_refused_and_the_others_are_not(
+    stack: ExitStack, daq: Daq, rank: int, size: int
+) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    stranger = join(stack, address, rank, size)
+    notice = stranger.notice()
+    assert notice.message["kind"] == "refused"
+    assert f"number {rank} of {size}" in notice.message["reason"]
+    assert isinstance(stranger.next(), Ended)
+    stranger.inlet.close()
+    for number in range(2):
+        join(stack, address, number, 2)
+    daq.accept()
+
+
+def test_the_slowest_worker_holds_the_daq_back(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2, credits=8)
+    address = distributor.address
+    quick, slow = (join(stack, address, rank, 2, credits=4) for rank in range(2))
+    daq.accept()
+    daq.send_fields()
+    quick.notice()
+    slow.notice()
+    # 4 at the slow worker, 8 (those among them) at the distributor: no more
+    sent = 0
+    quiet_at = time.monotonic() + 1.0
+    while time.monotonic() < quiet_at:
+        if daq.outlet.can_send(daq.flow):
+            daq.send(FrameKind.PROJECTION, *view(sent))
+            sent += 1
+            quiet_at = time.monotonic() + 1.0
+        daq.poll(0.01)
+        if isinstance(item := quick.inlet.receive(0), Message):
+            quick.inlet.acknowledge(item.sequence)
+    assert 4 <= sent <= 8
+    slow.frame()
+    slow.frame()
+    slow.frame()
+    # the acknowledgement travels when there is nothing left to receive
+    while isinstance(item := slow.inlet.receive(0.3), Message):
+        slow.inlet.acknowledge(item.sequence)
+    daq.send(FrameKind.PROJECTION, *view(sent))
+
+
+def test_frames_that_the_daq_sends_twice_are_passed_on_once(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    for index in range(PROJECTIONS):
+        daq.send(FrameKind.PROJECTION, *view(index))
+        if index % 5 == 0:
+            daq.send(FrameKind.PROJECTION, *view(index), again=True)
+    daq.outlet.finish(daq.flow)
+    items = worker.drain()
+    numbers = [timage.decode(item.payload, "float32").sequence for item in items if isinstance(item, Message)]
+    assert numbers == list(range(2, PROJECTIONS + 2))
+    assert distributor.done["duplicates_dropped"] == 5
+    assert distributor.done["projections_received"] == PROJECTIONS
+
+
+def test_centre_and_stripes_are_told_before_the_end(stack: ExitStack) -> None:
+    # as many views as make a trustworthy estimate
+    daq = Daq(projections=48, rows=ROWS)
+    stack.callback(daq.outlet.close)
+    distributor = start(stack, daq, workers=2, center=None, stripes="sorting")
+    address = distributor.address
+    workers = [join(stack, address, rank, 2) for rank in range(2)]
+    daq.accept()
+    daq.send_fields()
+    for index in range(48):
+        daq.send(FrameKind.PROJECTION, *view(index / 2))  # type: ignore[arg-type]
+    daq.outlet.finish(daq.flow)
+    drained: list[list[Message | Notice | Ended]] = []
+    threads = [threading.Thread(target=lambda w=worker: drained.append(w.drain())) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    done = distributor.done
+    assert done["rotation_center_estimated"]
+    assert done["rotation_center"] == pytest.approx(CENTER, abs=0.3)
+    for items in drained:
+        notices = [item for item in items if isinstance(item, Notice)]
+        assert notices[0].message["rotation_center"] is None
+        last = notices[-1]
+        assert last.message == {
+            "kind": "calibration",
+            "rotation_center": done["rotation_center"],
+            "views": 48,
+        }
+        assert items.index(last) == len(items) - 2
+        slices = notices[0].message["slice_count"]
+        offset = np.frombuffer(last.payload, "<f4").reshape(slices, COLUMNS)
+        if notices[0].message["slice_begin"] == 0:
+            assert offset[1, 25] == pytest.approx(0.3, abs=0.1)
+            assert offset[1, 25] > 5 * abs(offset[0, 25])
+
+
+def test_a_centre_that_cannot_be_found_is_the_middle(stack: ExitStack, daq: Daq, caplog: Any) -> None:
+    distributor = start(stack, daq, center=None)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    for _ in range(PROJECTIONS):
+        daq.send(FrameKind.PROJECTION, *view(3))
+    daq.outlet.finish(daq.flow)
+    worker.drain()
+    assert distributor.done["rotation_center"] == (COLUMNS - 1) / 2
+    assert not distributor.done["rotation_center_estimated"]
+    assert "rotation centre could not be found" in caplog.text
+
+
+def test_a_worker_that_leaves_early_is_a_stage_error_that_names_it(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    workers = [join(stack, address, rank, 2) for rank in range(2)]
+    daq.accept()
+    daq.send_fields()
+    daq.send(FrameKind.PROJECTION, *view(0))
+    workers[1].notice()
+    workers[1].frame()
+    workers[1].inlet.close()
+    distributor.join()
+    assert isinstance(distributor.error, StageError)
+    assert "worker 1 left after 1 of 1" in str(distributor.error)
+    # and its neighbours are told
+    with pytest.raises(ConnectionFailed):
+        workers[0].drain()
+    daq.poll(5)
+    assert daq.left is not None
+
+
+def test_a_daq_that_goes_is_a_failed_connection(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    daq.outlet.close()
+    distributor.join()
+    assert isinstance(distributor.error, ConnectionFailed)
+    with pytest.raises(ConnectionFailed):
+        worker.drain()
+
+
+def test_a_daq_that_is_not_there_is_a_failed_connection(stack: ExitStack) -> None:
+    distributor = Distributor("tcp://127.0.0.1:9", connect_timeout_s=0.3)
+    stack.callback(distributor.stop)
+    join(stack, distributor.address)
+    distributor.join()
+    assert isinstance(distributor.error, ConnectionFailed)
+    assert "127.0.0.1:9" in str(distributor.error)
+
+
+def test_a_projection_before_any_flat_field_is_an_input_error(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq)
+    join(stack, distributor.address)
+    daq.accept()
+    daq.send(FrameKind.PROJECTION, *view(0))
+    distributor.join()
+    assert isinstance(distributor.error, InputError)
+    assert "flat field" in str(distributor.error)
+
+
+def test_more_projections_than_announced_are_a_protocol_error(stack: ExitStack) -> None:
+    daq = Daq(projections=1)
+    stack.callback(daq.outlet.close)
+    distributor = start(stack, daq)
+    join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    daq.send(FrameKind.PROJECTION, *view(0))
+    daq.send(FrameKind.PROJECTION, *view(1))
+    distributor.join()
+    assert isinstance(distributor.error, ProtocolError)
+    assert "announced" in str(distributor.error)
+
+
+def test_what_is_no_daq_is_a_protocol_error(stack: ExitStack) -> None:
+    other = Outlet(description={"stage": "something else"})
+    stack.callback(other.close)
+    distributor = Distributor(other.address)
+    stack.callback(distributor.stop)
+    join(stack, distributor.address)
+    give_up_at = time.monotonic() + WAIT_S
+    while distributor.error is None:
+        other.poll(0.1)
+        assert time.monotonic() < give_up_at
+    assert isinstance(distributor.error, ProtocolError)
+    assert "is it a DAQ" in str(distributor.error)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"workers": ROWS + 1}, "4 workers for 3 detector rows"), ({"center": 40.0}, "not on the detector")],
+)
+def test_options_that_do_not_fit_the_scan_are_input_errors(
+    stack: ExitStack, daq: Daq, options: dict[str, Any], message: str
+) -> None:
+    distributor = start(stack, daq, **options)
+    address = distributor.address
+    size = options.get("workers", 1)
+    for rank in range(size):
+        join(stack, address, rank, size)
+    daq.accept()
+    distributor.join()
+    assert isinstance(distributor.error, InputError)
+    assert message in str(distributor.error)
+
+
+def test_an_address_in_use_is_said_so(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, listen=daq.outlet.address)
+    distributor.join()
+    assert isinstance(distributor.error, PortInUse)
+
+
+@pytest.mark.parametrize("moment", ["waiting for workers", "streaming"])
+def test_it_ends_soon_when_it_is_told_to(stack: ExitStack, daq: Daq, moment: str) -> None:
+    distributor = start(stack, daq)
+    if moment == "streaming":
+        join(stack, distributor.address)
+        daq.accept()
+        daq.send_fields()
+    began = time.monotonic()
+    distributor.stop()
+    assert time.monotonic() - began < 3
+    assert distributor.error is None
+    assert not any(event["event"] == "done" for event in distributor.events)

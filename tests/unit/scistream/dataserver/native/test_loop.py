@@ -1,0 +1,92 @@
+"""Time limits, and a loop that outlives the bugs of its connections."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scistream.dataserver.native.loop import Deadlines, Loop
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "discard"]), st.integers(0, 5))))
+def test_what_is_added_and_not_discarded_is_late_exactly_once(steps: list[tuple[str, int]]) -> None:
+    late: list[int] = []
+    deadlines: Deadlines[int] = Deadlines(10.0, late.append)
+    expected: list[int] = []
+    for step, item in steps:
+        if item in expected:
+            expected.remove(item)
+        if step == "add":
+            deadlines.add(item)
+            expected.append(item)
+        else:
+            deadlines.discard(item)
+    deadlines.act(time.monotonic())
+    assert late == []
+    deadlines.act(time.monotonic() + 11)
+    deadlines.act(time.monotonic() + 12)
+    assert late == expected
+    assert deadlines.next_due() is None
+
+
+def test_an_action_may_begin_the_same_time_anew() -> None:
+    calls: list[str] = []
+
+    def again(item: str) -> None:
+        calls.append(item)
+        deadlines.add(item)
+
+    deadlines: Deadlines[str] = Deadlines(5.0, again)
+    deadlines.add("poll")
+    deadlines.act(time.monotonic() + 5)
+    assert calls == ["poll"]
+    assert deadlines.next_due() is not None
+
+
+class Faulty:
+    """An owner whose handler has a bug."""
+
+    def __init__(self, loop: Loop, descriptor: int) -> None:
+        self.loop = loop
+        self.descriptor = descriptor
+        self.aborted = False
+
+    def handle(self, _events: int) -> None:
+        raise ZeroDivisionError
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.loop.forget(self.descriptor)
+        self.loop.stopping = True
+
+
+def test_a_handlers_bug_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    reading, writing = os.pipe()
+    faulty = Faulty(loop, reading)
+    loop.watch(reading, select.EPOLLIN, faulty.handle, faulty)
+    os.write(writing, b"x")
+    with caplog.at_level(logging.ERROR):
+        loop.run()
+    assert faulty.aborted
+    assert "handler failed" in caplog.text
+    loop.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_deadline_wakes_a_loop_without_events() -> None:
+    loop = Loop()
+    stop: Deadlines[Loop] = Deadlines(0.05, lambda loop: setattr(loop, "stopping", True))
+    loop.add_deadlines(stop)
+    stop.add(loop)
+    began = time.monotonic()
+    loop.run()
+    assert 0.04 < time.monotonic() - began < 5
+    loop.close()

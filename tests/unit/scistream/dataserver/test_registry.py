@@ -1,0 +1,43 @@
+"""Data servers by name: never another one than that which was asked for."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from scistream.dataserver import create_backend, installed
+from scistream.dataserver.native import NativeBackend
+from scistream.errors import ConfigurationError
+
+
+def test_the_native_data_server_is_installed() -> None:
+    assert "native" in installed()
+
+
+@pytest.mark.parametrize("name", ["native", "Native", "NATIVE", " native "])
+def test_names_match_whatever_their_case(name: str) -> None:
+    assert isinstance(create_backend(name), NativeBackend)
+
+
+def test_an_unknown_name_lists_what_is_installed() -> None:
+    with pytest.raises(ConfigurationError, match=r"no data server 'docker'.*native"):
+        create_backend("docker")
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="colour"):
+        create_backend("native", {"colour": "blue"})
+
+
+def test_a_value_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at least one"):
+        create_backend("native", {"workers": 0})
+
+
+@pytest.mark.parametrize("value", ["no.such.module:Backend", "scistream.errors:Nothing", "json:dumps"])
+def test_a_broken_plug_in_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    point = metadata.EntryPoint(name="broken", value=value, group="scistream.dataservers")
+    monkeypatch.setattr("scistream.dataserver.registry.metadata.entry_points", lambda **_: (point,))
+    with pytest.raises(ConfigurationError, match="broken"):
+        create_backend("broken")
