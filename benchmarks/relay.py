@@ -48,7 +48,7 @@ class Effort:
     many: int
 
 
-QUICK = Effort(rounds=3, bulk_s=0.4, pings=800, connections=60, many=8)
+QUICK = Effort(rounds=3, bulk_s=0.35, pings=600, connections=60, many=8)
 FULL = Effort(rounds=5, bulk_s=1.5, pings=4000, connections=400, many=64)
 
 

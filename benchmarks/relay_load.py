@@ -25,7 +25,7 @@ import psutil
 CHUNK_BYTES = 1 << 20
 _SINK_BYTES = 4 << 20
 _COUNT = struct.Struct("<Q")
-_WARM_UP_S = 0.25
+_WARM_UP_S = 0.15
 DISCARD, ECHO = b"D", b"E"
 
 

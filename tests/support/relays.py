@@ -155,13 +155,15 @@ def cut(sock: socket.socket) -> None:
     sock.close()
 
 
-def fill(sock: socket.socket, *, quiet_s: float = 0.4, limit: int = 1 << 28) -> int:
-    """Send zeros until the way takes no more for some time; return how many."""
-    chunk, sent = bytes(1 << 16), 0
+def fill(
+    sock: socket.socket, *, chunk: bytes = bytes(1 << 16), quiet_s: float = 0.4, limit: int = 1 << 28
+) -> int:
+    """Send `chunk` again and again until the way takes no more for some time; return how many bytes."""
+    sent = 0
     sock.settimeout(quiet_s)
     try:
         while sent < limit:
-            sent += sock.send(chunk)
+            sent += sock.send(chunk[sent % len(chunk) :])
     except TimeoutError:
         pass
     finally:

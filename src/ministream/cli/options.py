@@ -268,7 +268,7 @@ def run_stage(work: Callable[[Report, threading.Event], object], *, as_json: boo
             if signals.signum is None:
                 raise
             # peers that stop with us may be gone before we are
-            logger.info("while stopping:", exc_info=True)
+            logger.debug("while stopping:", exc_info=True)
     if signals.signum is not None and not printer.done:
         raise StoppedBySignal(signals.signum)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _PLAIN_INTERVAL_S = 2.0
+_TOLD = ("ssim", "psnr", "sharpness", "change")
 
 
 class PlainDisplay:
@@ -98,8 +99,7 @@ def _figures(progress: Progress) -> list[tuple[str, str]]:
     ]
     if progress.rotation_center is not None:
         figures.append(("rotation centre", f"column {progress.rotation_center:.2f}"))
-    if progress.quality:
-        figures.append(
-            ("quality", ", ".join(f"{name} {value:.3g}" for name, value in progress.quality.items()))
-        )
+    told = [f"{name} {progress.quality[name]:.3g}" for name in _TOLD if name in progress.quality]
+    if told:
+        figures.append(("quality", ", ".join(told)))
     return figures

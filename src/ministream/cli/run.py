@@ -133,7 +133,7 @@ def _print_table(verdict: Verdict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("figure", "value", title="Quality of the reconstruction")
+    table = Table("quality figure", "value")
     for name, value in verdict.quality.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console = Console()

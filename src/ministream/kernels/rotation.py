@@ -94,10 +94,10 @@ def find_rotation_center(sinogram: FloatArray, angles_rad: npt.NDArray[np.float6
             f" (best candidate {candidates[best] * binning:g}, depth {depth:.2f}, {LEAST_DEPTH} is needed)"
         )
 
-    center = float(candidates[best]) * binning + (binning - 1) / 2
+    center: float = candidates[best] * binning + (binning - 1) / 2
     for reach, step in ((binning + 1.0, 1.0), (1.0, _FINE_STEP)):
         candidates = np.arange(center - reach, center + reach + step / 2, step)
-        center = float(_minimum(candidates, _measures(half_turn, candidates)))
+        center = _minimum(candidates, _measures(half_turn, candidates))
     mismatch = _mismatch(half_turn, center)
     if mismatch > LARGEST_MISMATCH:
         raise NotTrusted(

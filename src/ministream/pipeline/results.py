@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ministream.sinks import merge_volumes, replacing, write_picture
-from ministream.stages.quality import judge, read_volume
+from ministream.sinks import merge_volumes, read_volume, replacing, write_picture
+from ministream.stages.quality import judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ def write(
         folder / name for name in ("volume.h5", "slices.png", "quality.json")
     )
     merge_volumes(volume_path, parts, attributes=attributes)
-    volume = read_volume(volume_path)
-    quality = judge(volume, None if truth is None else read_volume(truth))
+    volume, _ = read_volume(volume_path)
+    quality = judge(volume, None if truth is None else read_volume(truth)[0])
     write_picture(picture_path, volume)
     with replacing(quality_path) as draft:
         draft.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")

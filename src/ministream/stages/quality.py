@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ministream.errors import ConnectionFailed, InputError
 from ministream.kernels.metrics import circle_mask, mse, psnr, relative_change, sharpness, ssim
+from ministream.sinks import read_volume
 from ministream.stages.broadcast import VolumeSubscriber
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 Report = Callable[[Mapping[str, Any]], None]
 
-_DATASETS = ("/exchange/data", "/data")
 _SMALLEST = 11
 """Rows and columns that the window of the SSIM needs."""
 _MOST_SLICES_LIVE = 8
@@ -77,33 +76,6 @@ def judge(volume: FloatArray, reference: FloatArray | None = None) -> dict[str, 
     return figures
 
 
-def read_volume(path: Path) -> FloatArray:
-    """Return the volume of an HDF5 file, (slice, y, x) float32, from ``/exchange/data`` or ``/data``.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or holds no volume of finite numbers.
-    """
-    try:
-        with h5py.File(path) as file:
-            name = next((name for name in _DATASETS if isinstance(file.get(name), h5py.Dataset)), None)
-            if name is None:
-                raise InputError(f"{path} holds no volume: none of {', '.join(_DATASETS)} is there")
-            dataset = file[name]
-            if dataset.ndim not in (2, 3) or dataset.dtype.kind not in "fiu" or dataset.size == 0:
-                raise InputError(
-                    f"{path}: {name} of shape {dataset.shape} and type {dataset.dtype} is no volume"
-                    " (slice, y, x) of numbers"
-                )
-            volume: FloatArray = dataset[...].astype(np.float32)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as HDF5: {error}") from error
-    if not np.isfinite(volume).all():
-        raise InputError(f"{path}: {name} holds values that are not finite")
-    return volume if volume.ndim == 3 else volume[np.newaxis]
-
-
 def judge_files(volume: Path, reference: Path | None = None) -> dict[str, float]:
     """Return `judge` of a file, against another one if that is given.
 
@@ -112,7 +84,14 @@ def judge_files(volume: Path, reference: Path | None = None) -> dict[str, float]
     InputError
         A file cannot be read, or the two do not fit.
     """
-    return judge(read_volume(volume), None if reference is None else read_volume(reference))
+    return judge(_read(volume), None if reference is None else _read(reference))
+
+
+def _read(path: Path) -> FloatArray:
+    volume, _ = read_volume(path)
+    if not np.isfinite(volume).all():
+        raise InputError(f"{path} holds values that are not finite")
+    return volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +127,7 @@ def run(options: QualityOptions, report: Report, stop: threading.Event) -> None:
     ProtocolError
         A publisher sends what is no volume.
     """
-    reference = None if options.reference is None else read_volume(options.reference)
+    reference = None if options.reference is None else _read(options.reference)
     with VolumeSubscriber(options.connect) as subscriber:
         _Live(reference, report).run(subscriber, options.connect_timeout_s, stop)
 

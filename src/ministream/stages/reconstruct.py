@@ -28,6 +28,7 @@ from ministream.sinks import write_volume
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.reconstruction import Reconstruction
 from ministream.transport import Ended, Inlet, Message, Notice
+from ministream.window import SlidingWindow
 from ministream.wire import timage
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
         raise InputError(
             f"rank {options.rank} of {options.workers} workers: ranks are 0 to {options.workers - 1}"
         )
+    # an impossible window should not be found out when the scan begins
+    SlidingWindow(options.window, options.step)
     try:
         warm_up(options.threads)
     except ValueError as error:

@@ -150,6 +150,14 @@ def test_a_slow_receiver_holds_the_sender_back_and_gets_everything(path: Path) -
         assert received.result() == sent
 
 
+def test_small_messages_that_waited_for_a_slow_receiver_arrive_unchanged(path: Path) -> None:
+    pattern = random_bytes(5003)
+    with path.joined() as (near, far):
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sent = fill(near, chunk=pattern)
+        assert receive(far, sent) == (pattern * (sent // len(pattern) + 1))[:sent]
+
+
 def test_both_directions_stall_and_recover(path: Path) -> None:
     with path.joined() as (near, far):
         filled = fill(near), fill(far)

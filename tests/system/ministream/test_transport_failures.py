@@ -67,9 +67,11 @@ def a_free_port() -> str:
 def test_nobody_there_is_told_with_the_address_in_time() -> None:
     address = a_free_port()
     began_s = time.monotonic()
-    with Inlet([address], flow="f", connect_timeout_s=0.5) as inlet:
-        with pytest.raises(ConnectionFailed, match=address):
-            inlet.receive(30)
+    with (
+        Inlet([address], flow="f", connect_timeout_s=0.5) as inlet,
+        pytest.raises(ConnectionFailed, match=address),
+    ):
+        inlet.receive(30)
     assert time.monotonic() - began_s < 10
 
 
@@ -92,9 +94,12 @@ def test_one_silent_connection_of_several_is_named() -> None:
 
 
 def test_a_relay_that_accepts_and_says_nothing_is_nobody() -> None:
-    with DelayRelay(None) as relay, Inlet([relay.address], flow="f", connect_timeout_s=0.5) as inlet:
-        with pytest.raises(ConnectionFailed, match=relay.address):
-            inlet.receive(30)
+    with (
+        DelayRelay(None) as relay,
+        Inlet([relay.address], flow="f", connect_timeout_s=0.5) as inlet,
+        pytest.raises(ConnectionFailed, match=relay.address),
+    ):
+        inlet.receive(30)
 
 
 @pytest.mark.parametrize("hang_up", [True, False], ids=["relay-hangs-up", "nobody-listens"])
@@ -171,20 +176,23 @@ def test_a_receiver_that_is_gone_is_told_with_what_it_has_not_acknowledged(how: 
 
 
 def test_a_connection_that_is_cut_ends_the_flow_on_both_sides() -> None:
-    with Outlet(description={}, **QUICK) as outlet, DelayRelay(outlet.address) as relay:
-        with Inlet([relay.address, outlet.address], flow="f", **QUICK) as inlet:
-            while not outlet.flows:
-                outlet.poll(1)
-            outlet.send("f", b"x")
-            assert isinstance(inlet.receive(5), Message)
-            relay.cut()
-            with pytest.raises(ConnectionFailed, match=r"lost|left"):
-                inlet.receive(10)
-            events: list[FlowEvent] = []
-            deadline = time.monotonic() + 10
-            while not any(isinstance(event, Left) for event in events):
-                assert time.monotonic() < deadline
-                events += outlet.poll(0.1)
+    with (
+        Outlet(description={}, **QUICK) as outlet,
+        DelayRelay(outlet.address) as relay,
+        Inlet([relay.address, outlet.address], flow="f", **QUICK) as inlet,
+    ):
+        while not outlet.flows:
+            outlet.poll(1)
+        outlet.send("f", b"x")
+        assert isinstance(inlet.receive(5), Message)
+        relay.cut()
+        with pytest.raises(ConnectionFailed, match=r"lost|left"):
+            inlet.receive(10)
+        events: list[FlowEvent] = []
+        deadline = time.monotonic() + 10
+        while not any(isinstance(event, Left) for event in events):
+            assert time.monotonic() < deadline
+            events += outlet.poll(0.1)
 
 
 def test_a_sender_that_closes_before_the_end_says_so() -> None:

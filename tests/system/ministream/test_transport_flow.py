@@ -177,9 +177,11 @@ def test_a_receiver_that_does_not_acknowledge_stops_its_sender_at_its_credits(se
 
 
 def test_only_what_was_received_can_be_acknowledged(sender: Sender) -> None:
-    with Inlet([sender.outlet.address], flow="f") as inlet:
-        with pytest.raises(ValueError, match="0 have been received"):
-            inlet.acknowledge(0)
+    with (
+        Inlet([sender.outlet.address], flow="f") as inlet,
+        pytest.raises(ValueError, match="0 have been received"),
+    ):
+        inlet.acknowledge(0)
 
 
 def test_flows_have_their_own_pace(sender: Sender) -> None:

@@ -14,12 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from scistream.dataserver.native.sockets import PipePool
+from scistream.dataserver.native.sockets import COPIED_BYTES, PipePool
 from scistream.dataserver.native.tls import Scratch
 
 if TYPE_CHECKING:
-    from scistream.dataserver.native.relay import Flow, Relay
-    from scistream.dataserver.native.tls_relay import SealFlow
+    from scistream.dataserver.native.relay import Flow
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +48,32 @@ class Owner(Protocol):
 class Deadlines(Generic[T]):
     """Things that all have the same time from when they are added; `action` is called for each that is late.
 
-    The oldest is always first, so that adding, discarding and looking cost the same for any number.
+    The oldest is always first, so that adding, discarding and looking cost the same for any number. Those
+    that hold something are in the set `running`, so that a loop without time limits has nothing to look at.
     """
 
-    def __init__(self, limit_s: float, action: Callable[[T], None]) -> None:
+    def __init__(
+        self, limit_s: float, action: Callable[[T], None], running: set[Deadlines[Any]] | None = None
+    ) -> None:
         self._limit_s = limit_s
         self._action = action
         self._due: dict[T, float] = {}
+        self._running = running if running is not None else set()
 
     def add(self, item: T) -> None:
         """Begin its time anew."""
         self._due.pop(item, None)
         self._due[item] = time.monotonic() + self._limit_s
+        self._running.add(self)
 
     def discard(self, item: T) -> None:
         """Forget it."""
-        self._due.pop(item, None)
+        if self._due.pop(item, None) is not None and not self._due:
+            self._running.discard(self)
 
-    def next_due(self) -> float | None:
-        """Return when the first is late, on the monotonic clock."""
-        return next(iter(self._due.values()), None)
+    def next_due(self) -> float:
+        """Return when the first is late, on the monotonic clock; infinity if there is none."""
+        return next(iter(self._due.values()), math.inf)
 
     def act(self, now: float) -> None:
         """Call the action for all that are late at `now`; each is forgotten first."""
@@ -80,7 +85,7 @@ class Deadlines(Generic[T]):
         for item in late:
             # an action may discard others, and add its own item again
             if self._due.get(item, math.inf) <= now:
-                del self._due[item]
+                self.discard(item)
                 self._action(item)
 
 
@@ -94,23 +99,18 @@ class Loop:
         self._turns: deque[Flow] = deque()
         self.pipes = PipePool()
         self.scratch = Scratch()
+        self.small = self.scratch.input_view[:COPIED_BYTES]
         self.stopping = False
-        self.establishing: Deadlines[Any] = Deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
-        self.cut_relays: Deadlines[Relay] = Deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
-        self.cut_polls: Deadlines[Flow] = Deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow))
-        self.starved: Deadlines[Flow] = Deadlines(STARVED_RETRY_S, lambda flow: flow.run())
-        self.bulky: Deadlines[SealFlow] = Deadlines(IDLE_S, lambda flow: flow.shrink_if_idle())
-        self._deadlines: list[Deadlines[Any]] = [
-            self.establishing,
-            self.cut_relays,
-            self.cut_polls,
-            self.starved,
-            self.bulky,
-        ]
+        self._running: set[Deadlines[Any]] = set()
+        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
+        self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
+        self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow))
+        self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run())
+        self.bulky = self.deadlines(IDLE_S, lambda flow: flow.shrink_if_idle())
 
-    def add_deadlines(self, deadlines: Deadlines[Any]) -> None:
-        """Look after these as well."""
-        self._deadlines.append(deadlines)
+    def deadlines(self, limit_s: float, action: Callable[[Any], None]) -> Deadlines[Any]:
+        """Return a time limit that this loop looks after."""
+        return Deadlines(limit_s, action, self._running)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None], owner: Owner) -> None:
         """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`."""
@@ -134,12 +134,13 @@ class Loop:
 
     def run(self) -> None:
         """Handle events until `stopping`."""
-        poll, handlers, turns = self._epoll.poll, self._handlers, self._turns
+        poll, handlers, turns, running = self._epoll.poll, self._handlers, self._turns, self._running
         while not self.stopping:
-            timeout: float | None = 0 if turns else None
-            due = [moment for moment in (deadlines.next_due() for deadlines in self._deadlines) if moment]
-            if due and not turns:
-                timeout = max(0.0, min(due) - time.monotonic())
+            timeout: float | None = None
+            if turns:
+                timeout = 0
+            elif running:
+                timeout = max(0.0, min(limit.next_due() for limit in running) - time.monotonic())
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -158,10 +159,10 @@ class Loop:
                 except Exception:
                     logger.exception("a connection is ended because its handler failed")
                     flow.relay.abort()
-            if due:
+            if running:
                 now = time.monotonic()
-                for deadlines in self._deadlines:
-                    deadlines.act(now)
+                for limit in tuple(running):
+                    limit.act(now)
 
     def close(self) -> None:
         """Free the loop's own descriptors."""

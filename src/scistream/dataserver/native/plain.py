@@ -1,7 +1,8 @@
 """Plain TCP on both legs: the kernel moves the bytes by splice, through a pipe that is borrowed meanwhile.
 
-Nothing is copied into this process. A pipe belongs to a flow only while it holds bytes, so that thousands
-of idle connections need none. Out-of-band data (TCP urgent) is not supported, as in every splicing relay.
+Bulk data are never copied into this process. A pipe belongs to a flow only while it holds bytes, so that
+thousands of idle connections need none. Small messages are copied instead, which costs less than a pipe and
+two splices. Out-of-band data (TCP urgent) are not supported, as in every splicing relay.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from scistream.dataserver.native.relay import Flow, Relay
-from scistream.dataserver.native.sockets import EXHAUSTED, PIPE_BYTES
+from scistream.dataserver.native.sockets import COPIED_BYTES, EXHAUSTED, PIPE_BYTES
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Loop
@@ -23,24 +24,84 @@ MANY_PARKED = 64
 SMALL_CHUNK_BYTES = 64 * 1024
 """With many slow receivers a flow parks no more than this, which bounds the memory they hold."""
 
+_NOTHING = memoryview(b"")
 _NON_BLOCKING = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class SpliceFlow(Flow):
     """One direction of a plain relay."""
 
-    __slots__ = ("_pipe",)
+    __slots__ = ("_bulk", "_pipe", "_rest")
 
     def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(relay, source, sink)
+        # parked bytes are in one of these two
         self._pipe: tuple[int, int] | None = None
+        self._rest = _NOTHING
+        self._bulk = False
 
     def pump(self) -> bool:
+        """Copy a little, or splice a lot, from source to sink."""
+        if self._rest and not self._write_rest():
+            return False
+        if not (self._bulk or self.parked) and not self._copy():
+            return False
+        return self._splice()
+
+    def _copy(self) -> bool:
+        """Copy a message that fits the buffer; return whether there may be more."""
+        small = self.relay.loop.small
+        try:
+            received = self.source.recv_into(small)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.source_failed()
+            return False
+        if not received:
+            self.source_ended()
+            return False
+        try:
+            sent = self.sink.send(small[:received])
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.relay.cut(self.back)
+            return False
+        self.moved += sent
+        if sent < received:
+            self._rest = memoryview(bytes(small[sent:received]))
+            self.parked = received - sent
+            return self._write_rest()
+        if received == COPIED_BYTES:
+            self._bulk = True
+            return True
+        # a short read emptied the source; only its end may be there already
+        return self.ending
+
+    def _write_rest(self) -> bool:
+        """Write what is left of a copied message; return whether that is done."""
+        while self.parked:
+            try:
+                sent = self.sink.send(self._rest)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.relay.cut(self.back)
+                return False
+            self._rest = self._rest[sent:]
+            self.parked -= sent
+            self.moved += sent
+        self._rest = _NOTHING
+        return True
+
+    def _splice(self) -> bool:
         """Move chunks from source to pipe to sink."""
         pipes = self.relay.loop.pipes
         splice = os.splice
         source, sink = self.source.fileno(), self.sink.fileno()
         pipe = self._pipe
+        moved_before = self.moved
         for _ in range(FAIR_SHARE):
             if pipe is None:
                 try:
@@ -57,6 +118,7 @@ class SpliceFlow(Flow):
                     parked = splice(source, pipe[1], chunk, flags=_NON_BLOCKING)
                 except BlockingIOError:
                     self.release()
+                    self._bulk = self.moved - moved_before > COPIED_BYTES
                     return False
                 except OSError:
                     self.release()
@@ -67,8 +129,6 @@ class SpliceFlow(Flow):
                     self.source_ended()
                     return False
                 self.parked = parked
-            # each piece has a byte at least: fewer bytes than slots means that the source is empty
-            emptied = parked < pipes.fewest_slots and not self.ending
             while parked:
                 try:
                     written = splice(pipe[0], sink, parked, flags=_NON_BLOCKING)
@@ -80,14 +140,14 @@ class SpliceFlow(Flow):
                 parked -= written
                 self.parked = parked
                 self.moved += written
-            if emptied:
-                self.release()
-                return False
         self.release()
         return True
 
     def release(self) -> None:
-        """Give the pipe back; what it still holds is lost."""
+        """Give the pipe back; what is still parked is lost."""
+        if self._rest:
+            self._rest = _NOTHING
+            self.parked = 0
         pipe, self._pipe = self._pipe, None
         if pipe is None:
             return

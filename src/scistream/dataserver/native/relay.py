@@ -110,10 +110,11 @@ class Flow:
         if self.cut:
             self.relay.deliver_cut(self)
             return
-        shut_down_writing(self.sink)
         self.done = True
         if self.back.done:
             self.relay.close()
+        else:
+            shut_down_writing(self.sink)
 
     def source_failed(self) -> None:
         """Take note of an error in reading, which says also that the source holds nothing more."""

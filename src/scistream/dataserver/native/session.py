@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ACCEPT_BATCH = 32
-"""Connections that one event may accept before the others get their turn."""
-
 Address = tuple[int, Any]
 
 
@@ -59,23 +56,22 @@ class Channel:
 
     def _accept(self, _events: int) -> None:
         worker = self.session.worker
-        for _ in range(ACCEPT_BATCH):
-            if not worker.has_room():
+        if not worker.has_room():
+            worker.pause_accepting()
+            return
+        try:
+            # one at a time: epoll says again if there are more, and everybody else has a turn first
+            accepted, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # another worker was quicker
+        except OSError as error:
+            if error.errno in EXHAUSTED:
                 worker.pause_accepting()
-                return
-            try:
-                accepted, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in EXHAUSTED:
-                    worker.pause_accepting()
-                    return
-                continue  # that connection was gone before it was accepted
-            accepted.setblocking(False)
-            self._total += 1
-            if not worker.hand_over(self, accepted):
-                self.adopt(accepted)
+            return  # or that connection was gone before it was accepted
+        accepted.setblocking(False)
+        self._total += 1
+        if not worker.hand_over(self, accepted):
+            self.adopt(accepted)
 
     def adopt(self, accepted: socket.socket) -> None:
         """Take care of an accepted connection."""

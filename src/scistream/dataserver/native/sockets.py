@@ -19,8 +19,9 @@ LISTEN_BACKLOG = 4096
 PIPE_BYTES = 1 << 20
 """Larger pipes gain nothing more (measured on loopback, up to 70 Gb/s)."""
 SMALLEST_PIPE_BYTES = 64 * 1024
+COPIED_BYTES = 16 * 1024
+"""A plain flow that has no more than this at once is copied; one that has more is spliced."""
 IDLE_PIPES = 64
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _INT_BYTES = struct.calcsize("i")
@@ -79,15 +80,12 @@ class PipePool:
     ----------
     lent : int
         Pipes that are out, most of them holding bytes.
-    fewest_slots : int
-        A pipe's capacity in pieces is its size in pages; this is the smallest of all.
     """
 
     def __init__(self, size: int = PIPE_BYTES) -> None:
         self._size = size
         self._idle: list[tuple[int, int]] = []
         self.lent = 0
-        self.fewest_slots = size // PAGE_BYTES
 
     def borrow(self) -> tuple[int, int]:
         """Return (reading end, writing end) of an empty pipe.
@@ -110,8 +108,6 @@ class PipePool:
             except PermissionError:
                 # beyond fs.pipe-max-size, or this user's pipes hold fs.pipe-user-pages-soft pages
                 size //= 2
-        slots = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) // PAGE_BYTES
-        self.fewest_slots = min(self.fewest_slots, slots)
         return reading, writing
 
     def give_back(self, pipe: tuple[int, int]) -> None:

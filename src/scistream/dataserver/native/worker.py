@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
-from scistream.dataserver.native.loop import Deadlines, Loop
+from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.messages import Message, MessageSocket
 from scistream.dataserver.native.session import Channel, Session
 from scistream.dataserver.native.sockets import reset
@@ -59,8 +59,7 @@ class Worker:
         self._listeners = 0
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._paused = False
-        self._resume: Deadlines[Worker] = Deadlines(RESUME_S, Worker._try_to_resume)
-        self.loop.add_deadlines(self._resume)
+        self._resume = self.loop.deadlines(RESUME_S, Worker._try_to_resume)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
         self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
 

@@ -1,0 +1,362 @@
+"""A worker whose distributor the test plays itself, over real sockets."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ministream.errors import (
+    ConnectionFailed,
+    InputError,
+    MiniStreamError,
+    OutputError,
+    PortInUse,
+    ProtocolError,
+)
+from ministream.frames import Frame, FrameKind
+from ministream.stages.broadcast import VolumeSubscriber
+from ministream.stages.reconstruct import ReconstructOptions, run
+from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
+from ministream.wire import timage
+
+WAIT_S = 30.0
+COLUMNS, VIEWS, SLICES = 32, 24, 2
+CENTER = 17.0
+
+
+class Worker:
+    """The stage, in a thread."""
+
+    def __init__(self, distributor: str, **options: Any) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._ready: queue.Queue[str] = queue.Queue()
+        values = {"threads": 1, "window": 8, "refine": 2, "connect_timeout_s": 2.0} | options
+        self._options = ReconstructOptions(connect=[distributor], **values)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            run(self._options, self._report, self._stop)
+        except MiniStreamError as error:
+            self.error = error
+            self._ready.put("")
+
+    def _report(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+        if event["event"] == "ready":
+            self._ready.put(event["address"])
+
+    @property
+    def address(self) -> str:
+        return self._ready.get(timeout=WAIT_S)
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        self.join()
+        assert self.error is None, self.error
+        assert self.events[-1]["event"] == "done"
+        return self.events[-1]
+
+    def join(self) -> None:
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the worker does not end"
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.join()
+
+
+class Distributor:
+    """A distributor's outlet; the test sends."""
+
+    def __init__(self) -> None:
+        self.outlet = Outlet(description={})
+        self.flow = ""
+        self.attributes: Mapping[str, Any] = {}
+        self.events: list[FlowEvent] = []
+
+    def accept(self) -> None:
+        give_up_at = time.monotonic() + WAIT_S
+        while not self.flow:
+            assert time.monotonic() < give_up_at
+            for event in self.outlet.poll(0.1):
+                if isinstance(event, Joined):
+                    self.flow, self.attributes = event.flow, event.attributes
+
+    def assign(self, **changes: Any) -> None:
+        message = {
+            "kind": "assignment",
+            "slices_total": 5,
+            "slice_begin": 3,
+            "slice_count": SLICES,
+            "columns": COLUMNS,
+            "projections": VIEWS,
+            "rotation_center": CENTER,
+            "name": "test",
+        }
+        self.outlet.notify(self.flow, message | changes)
+
+    def calibrate(self, center: float | None, stripes: bytes = b"") -> None:
+        self.outlet.notify(self.flow, {"kind": "calibration", "rotation_center": center, "views": 1}, stripes)
+
+    def send(self, index: int, rows: np.ndarray | None = None) -> None:
+        give_up_at = time.monotonic() + WAIT_S
+        while not self.outlet.can_send(self.flow):
+            assert time.monotonic() < give_up_at
+            self.events += self.outlet.poll(0.05)
+        angle = np.pi * index / VIEWS
+        if rows is None:
+            t = np.arange(COLUMNS) - CENTER - 3 * np.cos(angle)
+            rows = np.tile(0.1 * np.sqrt(np.maximum(0, 49 - t**2)), (SLICES, 1)).astype(np.float32)
+        frame = Frame(sequence=index, kind=FrameKind.PROJECTION, pixels=rows, angle_rad=angle)
+        self.outlet.send(self.flow, timage.encode(frame))
+
+    def wait_for(self, kind: type[FlowEvent]) -> FlowEvent:
+        give_up_at = time.monotonic() + WAIT_S
+        while True:
+            for event in self.events:
+                if isinstance(event, kind):
+                    return event
+            assert time.monotonic() < give_up_at
+            self.events += self.outlet.poll(0.1)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as cleanup:
+        yield cleanup
+
+
+@pytest.fixture
+def distributor(stack: ExitStack) -> Distributor:
+    made = Distributor()
+    stack.callback(made.outlet.close)
+    return made
+
+
+def start(stack: ExitStack, distributor: Distributor, **options: Any) -> Worker:
+    made = Worker(distributor.outlet.address, **options)
+    stack.callback(made.stop)
+    return made
+
+
+def test_every_projection_is_reconstructed_written_and_published(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    output = tmp_path / "part.h5"
+    worker = start(stack, distributor, rank=1, workers=2, output=output)
+    with VolumeSubscriber([worker.address]) as viewer:
+        distributor.accept()
+        assert distributor.attributes == {"rank": 1, "size": 2}
+        distributor.assign()
+        for index in range(VIEWS):
+            distributor.send(index)
+        distributor.outlet.finish(distributor.flow)
+        left = distributor.wait_for(Left)
+        while not viewer.ended:
+            viewer.receive(0.1)
+        published, projections = viewer.assemble()
+    done = worker.done
+    assert isinstance(left, Left)
+    assert not left.lost
+    assert not left.unacknowledged
+    assert done["projections_reconstructed"] == done["projections_total"] == projections == VIEWS
+    assert (done["slice_begin"], done["slice_count"], done["slices_total"]) == (3, SLICES, 5)
+    assert done["rotation_center"] == CENTER
+    assert 0 < done["first_update_at"] <= done["last_update_at"] <= time.time()
+    assert done["output"] == str(output)
+    with h5py.File(output) as file:
+        volume = file["exchange/data"][:]
+        attributes = dict(file["exchange/data"].attrs)
+    np.testing.assert_array_equal(volume, published)
+    # the disc, and next to nothing elsewhere
+    assert volume[:, 15, 18] == pytest.approx(0.05, rel=0.2)
+    assert volume[:, 15, 2].max() < 0.01
+    assert attributes["slice_begin"] == 3
+    assert attributes["rotation_center"] == CENTER
+    assert attributes["algorithm"] == "os-sirt"
+
+
+def test_it_acknowledges_as_it_goes(stack: ExitStack, distributor: Distributor) -> None:
+    start(stack, distributor, credits=4)
+    distributor.accept()
+    distributor.assign()
+    # more than the credits: each has to come back
+    for index in range(VIEWS):
+        distributor.send(index)
+    while (
+        not isinstance(event := distributor.wait_for(Acknowledged), Acknowledged)
+        or event.sequence < VIEWS - 1
+    ):
+        distributor.events.remove(event)
+
+
+def test_calibrations_are_applied(stack: ExitStack, distributor: Distributor, tmp_path: Path) -> None:
+    volumes = []
+    for center in (CENTER, None):
+        stand_in = Distributor()
+        stack.callback(stand_in.outlet.close)
+        output = tmp_path / f"{center}.h5"
+        worker = start(stack, stand_in, output=output, refine=4)
+        stand_in.accept()
+        stand_in.assign(rotation_center=center)
+        for index in range(VIEWS):
+            stand_in.send(index)
+            if center is None and index == VIEWS // 2:
+                stand_in.calibrate(CENTER, np.zeros((SLICES, COLUMNS), "<f4").tobytes())
+        stand_in.outlet.finish(stand_in.flow)
+        assert worker.done["rotation_center"] == CENTER
+        with h5py.File(output) as file:
+            volumes.append(file["exchange/data"][:])
+    assert np.linalg.norm(volumes[1] - volumes[0]) < 0.1 * np.linalg.norm(volumes[0])
+
+
+def test_without_refinement_the_last_projections_still_take_part(
+    stack: ExitStack, distributor: Distributor
+) -> None:
+    worker = start(stack, distributor, refine=0, algorithm="sirt")
+    distributor.accept()
+    distributor.assign()
+    for index in range(VIEWS - 1):
+        distributor.send(index)
+    distributor.outlet.finish(distributor.flow)
+    assert worker.done["projections_reconstructed"] == VIEWS - 1
+
+
+def test_a_refusal_is_an_input_error_with_its_reason(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.outlet.notify(distributor.flow, {"kind": "refused", "reason": "number 0 is there already"})
+    worker.join()
+    assert isinstance(worker.error, InputError)
+    assert "number 0 is there already" in str(worker.error)
+
+
+def test_a_distributor_that_goes_is_a_failed_connection(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign()
+    distributor.send(0)
+    distributor.outlet.close()
+    worker.join()
+    assert isinstance(worker.error, ConnectionFailed)
+
+
+def test_a_distributor_that_is_not_there_is_a_failed_connection(stack: ExitStack) -> None:
+    worker = Worker("tcp://127.0.0.1:9", connect_timeout_s=0.3)
+    stack.callback(worker.stop)
+    worker.join()
+    assert isinstance(worker.error, ConnectionFailed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": None}, "columns"),
+        ({"slice_count": 0}, "slice_count"),
+        ({"projections": True}, "projections"),
+        ({"rotation_center": "middle"}, "rotation_center"),
+    ],
+)
+def test_an_impossible_assignment_is_a_protocol_error(
+    stack: ExitStack, distributor: Distributor, changes: dict[str, Any], message: str
+) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign(**changes)
+    worker.join()
+    assert isinstance(worker.error, ProtocolError)
+    assert message in str(worker.error)
+
+
+def test_frames_before_an_assignment_are_a_protocol_error(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.send(0)
+    worker.join()
+    assert isinstance(worker.error, ProtocolError)
+
+
+@pytest.mark.parametrize("shape", [(SLICES, COLUMNS - 1), (SLICES + 1, COLUMNS)])
+def test_rows_of_a_wrong_shape_are_a_protocol_error(
+    stack: ExitStack, distributor: Distributor, shape: tuple[int, int]
+) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign()
+    distributor.send(0, np.zeros(shape, np.float32))
+    worker.join()
+    assert isinstance(worker.error, ProtocolError)
+
+
+def test_stripes_of_a_wrong_size_are_a_protocol_error(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign()
+    distributor.calibrate(CENTER, b"1234")
+    worker.join()
+    assert isinstance(worker.error, ProtocolError)
+    assert "4 bytes" in str(worker.error)
+
+
+def test_a_result_that_cannot_be_written_is_an_output_error(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    worker = start(stack, distributor, output=tmp_path / "no such folder" / "part.h5")
+    distributor.accept()
+    distributor.assign()
+    for index in range(VIEWS):
+        distributor.send(index)
+    distributor.outlet.finish(distributor.flow)
+    worker.join()
+    assert isinstance(worker.error, OutputError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 2, "workers": 2}, "ranks are 0 to 1"),
+        ({"threads": 0}, "threads"),
+        ({"window": 8, "step": 9}, "step"),
+    ],
+)
+def test_impossible_options_are_input_errors(
+    stack: ExitStack, distributor: Distributor, options: dict[str, Any], message: str
+) -> None:
+    worker = start(stack, distributor, **options)
+    worker.join()
+    assert isinstance(worker.error, InputError)
+    assert message in str(worker.error)
+
+
+def test_an_address_in_use_is_said_so(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor, publish=distributor.outlet.address)
+    worker.join()
+    assert isinstance(worker.error, PortInUse)
+
+
+@pytest.mark.parametrize("moment", ["connecting", "streaming"])
+def test_it_ends_soon_when_it_is_told_to(stack: ExitStack, distributor: Distributor, moment: str) -> None:
+    worker = start(stack, distributor, connect_timeout_s=WAIT_S)
+    if moment == "streaming":
+        distributor.accept()
+        distributor.assign()
+        distributor.send(0)
+    assert worker.address
+    began = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - began < 3
+    assert worker.error is None
+    assert not any(event["event"] == "done" for event in worker.events)
