@@ -76,7 +76,7 @@ class _Center(click.ParamType[float | None]):
 @config_option()
 @verbose_option()
 def command(as_json: bool, **options: Any) -> None:
-    r"""Correct projections and share their rows among reconstruction workers.
+    """Correct projections and share their rows among reconstruction workers.
 
     Waits for all workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
     attenuation, finds rotation centre and stripes while the sinograms fill, and tells the workers. Takes from

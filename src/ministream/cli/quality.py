@@ -43,7 +43,7 @@ def command(
     connect_timeout: float,
     as_json: bool,
 ) -> None:
-    r"""Judge a reconstruction.
+    """Judge a reconstruction.
 
     VOLUME alone is judged by itself; with REFERENCE, by SSIM, PSNR and MSE over the reconstruction circle.
     With --connect, the volumes that workers publish are judged while they are made.

@@ -87,7 +87,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
 @config_option()
 @verbose_option()
 def command(as_json: bool, **options: Any) -> None:
-    r"""Reconstruct slices while their projections arrive.
+    """Reconstruct slices while their projections arrive.
 
     Takes from the distributor the rows of this worker's share of the slices. Keeps every view; updates the
     slices as views come in; refines them over all views at the end. Slices are never negative.

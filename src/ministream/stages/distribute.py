@@ -112,7 +112,10 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
         with Inlet(
             options.connect, flow=flow, credits=options.credits, connect_timeout_s=options.connect_timeout_s
         ) as inlet:
-            description = _description(inlet.await_description())
+            while not inlet.await_welcome(_WAIT_S):
+                if stop.is_set():
+                    return
+            description = _description(inlet.description)
             _check(options, description)
             with Calibrator(
                 projections=description.projections,

@@ -187,14 +187,28 @@ class Inlet:
         ProtocolError
             It answered what cannot be understood.
         """
-        deadline = Deadline(self._connect_timeout_s if timeout_s is None else timeout_s)
+        if not self.await_welcome(self._connect_timeout_s if timeout_s is None else timeout_s):
+            raise self._no_answer(timeout_s)
+        return self.description
+
+    def await_welcome(self, timeout_s: float) -> bool:
+        """Wait until the sender has answered on every connection; tell whether it has within `timeout_s`.
+
+        Raises
+        ------
+        ConnectionFailed
+            It has not answered as long as the connection may take, or refused.
+        ProtocolError
+            It answered what cannot be understood.
+        """
+        deadline = Deadline(timeout_s)
         while not all(connection.welcome for connection in self._connections):
             self._read_all()
             self._check()
             if deadline.is_over:
-                raise self._no_answer(timeout_s)
+                return False
             self._wait(deadline)
-        return self.description
+        return True
 
     def receive(self, timeout_s: float) -> Message | Notice | Ended | None:
         """Return what comes next in the flow; None if it does not come within `timeout_s`.

@@ -86,6 +86,22 @@ def test_the_end_of_one_direction_leaves_the_other_open(path: Path) -> None:
 
 
 @pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
+def test_who_says_little_and_ends_at_once_is_heard_to_the_end(path: Path, from_target: bool) -> None:
+    application = path.listening()
+    consumer, _ = path.both(endpoint(application))
+    for _ in range(30):
+        with connect(consumer.listeners[0]) as near:
+            if not from_target:
+                near.sendall(b"hi")
+                near.shutdown(socket.SHUT_WR)
+            with accept(application) as far:
+                if from_target:
+                    far.sendall(b"hi")
+                    far.shutdown(socket.SHUT_WR)
+                assert receive_all(near if from_target else far) == b"hi"
+
+
+@pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
 def test_a_reset_arrives_as_a_reset_after_the_data(path: Path, from_target: bool) -> None:
     with path.joined() as (near, far):
         one, other = (far, near) if from_target else (near, far)

@@ -232,6 +232,7 @@ def test_a_signal_ends_a_run_cleanly(
     out, errors = run.communicate(timeout=60)
     assert run.returncode == code, errors
     assert "Traceback" not in errors
+    assert "does not end" not in errors
     assert out == ""
     assert processes.alive() == []
 

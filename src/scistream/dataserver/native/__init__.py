@@ -2,9 +2,9 @@
 
 ::
 
-    backend      the control server's side (asyncio)         -- messages -->
-    supervisor   the tree's parent                            -- messages -->
-    worker       one per core: loop, session, establish, plain | tls_relay, relay
+    backend, tree   the control server's side (asyncio)      -- messages -->
+    supervisor      the tree's parent                         -- messages -->
+    worker          one per core: loop, session, establish, plain | tls_relay, relay
 
 `NativeBackend` is the entry point ``native`` of the group ``scistream.dataservers``.
 """
