@@ -9,7 +9,8 @@ anchor; AES-128-GCM preferred (the fastest where the CPU has AES instructions); 
 
 Which engine: `openssl` (the OpenSSL inside the cryptography wheel, newer than most systems') took 0.58 CPU
 seconds per gigabyte for two hops where `stdlib` (the ssl module, here with OpenSSL 3.0) took 0.92 and haproxy
-0.89; it uses names that are private to pyOpenSSL, so the other one stays, for when they change. `load_engine` takes the first one that works.
+0.89; it uses names that are private to pyOpenSSL, so the other one stays, for when they change. `load_engine`
+takes the first one that works.
 """
 
 from __future__ import annotations
