@@ -59,8 +59,7 @@ def fetch_pip(directory: Path) -> Path:
 
 
 if __name__ == "__main__":
-    # no f-strings with newer syntax up here: an old Python must reach this line
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - it is here for those who have an older one
         sys.exit("make_venv: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")
     if len(sys.argv) != 2:
         sys.exit("usage: python3 tools/make_venv.py DIRECTORY")

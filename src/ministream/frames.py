@@ -114,7 +114,9 @@ class ScanDescription:
         names = [entry.name for entry in fields(cls)]
         missing = [name for name in names if name not in content]
         if missing:
-            raise ProtocolError(f"the scan's description lacks {', '.join(missing)}")
+            raise ProtocolError(
+                f"the sender does not describe a scan: {', '.join(missing)} missing; is it a DAQ?"
+            )
         if not isinstance(content["name"], str) or not isinstance(content["pixel_type"], str):
             raise ProtocolError("the scan's description has a name or pixel type that is no text")
         try:

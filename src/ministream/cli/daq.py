@@ -50,7 +50,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
 @config_option()
 @verbose_option()
 def command(as_json: bool, order: str, **options: object) -> None:
-    r"""Play a scan to its consumers: dark fields, flat fields, then the projections at a given rate.
+    """Play a scan to its consumers: dark fields, flat fields, then the projections at a given rate.
 
     Waits for the consumers, and for whoever is slow: no frame is ever dropped. Ends when every consumer has
     acknowledged every frame.

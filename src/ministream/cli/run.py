@@ -101,7 +101,7 @@ if TYPE_CHECKING:
 @config_option()
 @verbose_option()
 def command(as_json: bool, quiet: bool, **options: object) -> int:
-    r"""Stream a scan from one facility to another through two gateways, and reconstruct it as it arrives.
+    """Stream a scan from one facility to another through two gateways, and reconstruct it as it arrives.
 
     Everything runs on this host, each part as a process of its own: two control servers with their data
     servers, the DAQ that plays the scan, the distributor that corrects it, the reconstruction workers. The

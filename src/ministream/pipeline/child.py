@@ -3,8 +3,8 @@
 Every program (control servers too) prints one JSON object per line on standard output: ``ready`` once,
 ``progress`` while it works, ``done`` at the end, ``error`` before it fails. Its standard error is kept, the
 last lines of it, for the message that a failure gets. No program outlives the process that started it: the
-kernel sends it SIGTERM when its parent dies (``PR_SET_PDEATHSIG``). A short interpreter asks for that and then
-becomes the program, because code of ours between fork and exec is not safe beside gRPC's threads.
+kernel sends it SIGTERM when its parent dies (``PR_SET_PDEATHSIG``). A short interpreter asks for that and
+then becomes the program, because code of ours between fork and exec is not safe beside gRPC's threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _LINE_LIMIT = 1 << 20
 _STDERR_LINES = 20
 _STOP_TIMEOUT_S = 10.0
-# 1 is PR_SET_PDEATHSIG (linux/prctl.h). A parent that died before the call sends nothing: look for it afterwards.
+# 1 is PR_SET_PDEATHSIG (linux/prctl.h). A parent that died before sends nothing: look whether it is there.
 _BECOME = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
     "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"

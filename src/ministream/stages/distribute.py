@@ -115,7 +115,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             while not inlet.await_welcome(_WAIT_S):
                 if stop.is_set():
                     return
-            description = _description(inlet.description)
+            description = ScanDescription.from_mapping(inlet.description)
             _check(options, description)
             with Calibrator(
                 projections=description.projections,
@@ -412,25 +412,6 @@ class _Distribution:
             "workers": self._workers.size,
             "seconds": time.monotonic() - self._started_s,
         }
-
-
-def _description(content: Mapping[str, Any]) -> ScanDescription:
-    """Return what the DAQ tells about its scan.
-
-    Raises
-    ------
-    ProtocolError
-        It is no description of a scan.
-    """
-    names = ScanDescription.__dataclass_fields__
-    try:
-        return ScanDescription(**{name: content[name] for name in names})
-    except KeyError as error:
-        raise ProtocolError(
-            f"the sender does not describe a scan: {error} is missing; is it a DAQ?"
-        ) from error
-    except InputError as error:
-        raise ProtocolError(f"the DAQ describes an impossible scan: {error}") from error
 
 
 def _check(options: DistributeOptions, description: ScanDescription) -> None:

@@ -41,7 +41,7 @@ _PATH_KEY = "scistream.cli.config"
 _VERBOSITY_KEY = "scistream.cli.verbosity"
 
 
-class StoppedBySignal(Exception):  # noqa: N818 - it is an order, not an error
+class StoppedBySignal(Exception):
     """The program was told to stop, and has cleaned up."""
 
     def __init__(self, signum: int) -> None:
