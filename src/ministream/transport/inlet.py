@@ -22,6 +22,8 @@ from ministream.wire import messages
 logger = logging.getLogger(__name__)
 
 _POLL_STEP_S = 0.5
+_FAREWELL_WAIT_S = 2.0
+"""How long after a sender's farewell on one connection what it had sent on the others may take."""
 
 
 class _Connection:
@@ -35,6 +37,7 @@ class _Connection:
         self.welcome = False
         self.established = False
         self.lost = False
+        self.farewell = False
 
     def read_monitor(self) -> None:
         for came in self.monitor.events():
@@ -108,6 +111,7 @@ class Inlet:
         self._acknowledgement_sent = (0, 0)
         self._end: messages.End | None = None
         self._farewell: str | None = None
+        self._farewell_deadline = Deadline(0)
         self._turn = 0
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -202,13 +206,15 @@ class Inlet:
             It answered what cannot be understood.
         """
         deadline = Deadline(timeout_s)
-        while not all(connection.welcome for connection in self._connections):
+        while True:
             self._read_all()
+            # before the check: a sender that has failed meanwhile has left messages to be received
+            if all(connection.welcome for connection in self._connections):
+                return True
             self._check()
             if deadline.is_over:
                 return False
             self._wait(deadline)
-        return True
 
     def receive(self, timeout_s: float) -> Message | Notice | Ended | None:
         """Return what comes next in the flow; None if it does not come within `timeout_s`.
@@ -338,7 +344,10 @@ class Inlet:
             case messages.Refuse():
                 raise ConnectionFailed(f"{self._name}: the sender refuses: {header.reason}")
             case messages.Leave():
-                self._farewell = header.reason
+                connection.farewell = True
+                if self._farewell is None:
+                    self._farewell = header.reason
+                    self._farewell_deadline = Deadline(_FAREWELL_WAIT_S)
             case messages.Probe():
                 pass
             case _:
@@ -372,10 +381,14 @@ class Inlet:
         """Raise if what is missing will not come any more."""
         if self._is_complete():
             return
-        if self._farewell is not None:
+        if self._farewell is not None and (
+            # it says so on every connection: what it had sent before on the others may be on its way
+            all(connection.farewell or connection.lost for connection in self._connections)
+            or self._farewell_deadline.is_over
+        ):
             raise ConnectionFailed(f"{self._name}: the sender has left: {self._farewell}")
         for connection in self._connections:
-            if connection.lost:
+            if connection.lost and self._farewell is None:
                 raise ConnectionFailed(
                     f"flow {self.flow!r}: the connection to {connection.address} was lost "
                     f"after {self._next_sequence} messages; did the sender end?"

@@ -260,17 +260,20 @@ class Outlet:
     # ------------------------------------------------------------------ receivers' messages
 
     def _read_all(self) -> None:
+        if False in list(self._monitor.events()):
+            self._probe_until_s = time.monotonic() + _PROBE_PERIOD_S
+        self._read_messages()
+
+    def _read_messages(self) -> None:
         while True:
             try:
                 identity, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                break
+                return
             try:
                 self._take(identity, messages.parse(b"".join(parts)))
             except ProtocolError as error:
                 self._reject(identity, str(error))
-        if False in list(self._monitor.events()):
-            self._probe_until_s = time.monotonic() + _PROBE_PERIOD_S
 
     def _take(self, identity: bytes, header: messages.Header) -> None:
         if isinstance(header, messages.Join):
@@ -362,7 +365,7 @@ class Outlet:
         self, flow: _Flow, connection: _Connection, header: messages.Header, payload: Buffer | None = None
     ) -> None:
         if not self._send(connection.identity, header, payload):
-            self._drop(flow, "the connection was lost", lost=True)
+            self._lose(flow)
             raise ConnectionFailed(f"flow {flow.name!r}: the connection to its receiver was lost")
 
     def _send(self, identity: bytes, header: messages.Header, payload: Buffer | None = None) -> bool:
@@ -387,11 +390,18 @@ class Outlet:
         probe = messages.Probe()
         for flow in list(self._flows.values()):
             if not all(self._send(connection.identity, probe) for connection in flow.connections.values()):
-                self._drop(flow, "the connection was lost", lost=True)
+                self._lose(flow)
+
+    def _lose(self, flow: _Flow) -> None:
+        """Give up a flow whose connection has gone, unless its receiver has taken leave before that."""
+        # its last words are in the socket by now: ZeroMQ keeps what came before a connection went
+        self._read_messages()
+        self._drop(flow, "the connection was lost", lost=True)
 
     def _drop(self, flow: _Flow, reason: str, *, lost: bool) -> None:
-        if self._flows.pop(flow.name, None) is None:
+        if self._flows.get(flow.name) is not flow:
             return
+        del self._flows[flow.name]
         leave = messages.Leave(next_sequence=flow.next_sequence, reason="another connection was lost")
         for connection in flow.connections.values():
             self._flow_of.pop(connection.identity, None)

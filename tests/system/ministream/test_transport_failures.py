@@ -251,3 +251,42 @@ def test_a_busy_receiver_is_not_taken_for_dead() -> None:
         while not over.is_set():
             assert not any(isinstance(event, Left) for event in outlet.poll(0.1))
         assert isinstance(inlet.receive(5), Message)
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_what_a_sender_sent_before_it_failed_is_received_by_who_looks_only_then(connections: int) -> None:
+    with Outlet(description={"name": "short"}) as outlet:
+        inlet = Inlet([outlet.address] * connections, flow="f")
+        while not outlet.flows:
+            outlet.poll(5)
+        sent = [outlet.send("f", bytes([number])) for number in range(5)]
+    with inlet:
+        assert inlet.await_description() == {"name": "short"}
+        received = [inlet.receive(5) for _ in sent]
+        assert [bytes(item.payload) for item in received if isinstance(item, Message)] == [
+            bytes([number]) for number in sent
+        ]
+        with pytest.raises(ConnectionFailed, match="closed before its end"):
+            inlet.receive(5)
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_a_receivers_last_words_count_although_it_has_gone(connections: int) -> None:
+    with Outlet(description={}) as outlet:
+        inlet = Inlet([outlet.address] * connections, flow="f")
+        while not outlet.flows:
+            outlet.poll(5)
+        with inlet:
+            inlet.await_description()
+            outlet.send("f", b"0")
+            outlet.finish("f")
+            message = inlet.receive(5)
+            assert isinstance(message, Message)
+            inlet.acknowledge(message.sequence)
+        # its connections are closed, and nothing it has said has been read here
+        events: list[FlowEvent] = []
+        while not any(isinstance(event, Left) for event in events):
+            events += outlet.poll(5)
+        left = events[-1]
+        assert isinstance(left, Left)
+        assert (left.lost, left.unacknowledged) == (False, 0)
