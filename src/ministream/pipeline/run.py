@@ -275,12 +275,16 @@ class _Run:
         stage, _, rank = child.name.partition(" ")
         match stage:
             case "daq":
-                progress.projections_sent = int(event.get("projections_sent", 0))
+                # both tell now and then only: what has been received was sent
+                progress.projections_sent = max(
+                    int(event.get("projections_sent", 0)), progress.projections_received
+                )
             case "distribute":
                 received = int(event.get("projections_received", 0))
                 if received > progress.projections_received:
                     self.last_received_at = time.time()
                 progress.projections_received = received
+                progress.projections_sent = max(progress.projections_sent, received)
                 progress.rotation_center = event.get("rotation_center")
             case "reconstruct":
                 self.worker_progress[int(rank)] = event
