@@ -10,7 +10,7 @@ help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(BIN)/python:
-	$(PYTHON) tools/make_venv.py $(VENV)
+	$(PYTHON) tools/make_venv.py $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # what users need
 $(VENV)/.installed: pyproject.toml | $(BIN)/python

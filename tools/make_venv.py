@@ -8,12 +8,13 @@ index's SHA-256. Standard library only. Usage: ``python3 tools/make_venv.py .ven
 from __future__ import annotations
 
 import hashlib
+import html.parser
 import importlib.util
-import json
 import os
 import re
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 import venv
 from pathlib import Path
@@ -37,25 +38,37 @@ def main(directory: Path) -> None:
 
 def fetch_pip(directory: Path) -> Path:
     """Download the newest stable pip wheel into `directory` and return its path."""
-    request = urllib.request.Request(
-        f"{INDEX}/pip/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
-    )
+    page = f"{INDEX}/pip/"
+    request = urllib.request.Request(page, headers={"Accept": "text/html"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        files = json.load(answer)["files"]
-    wheels = {
-        tuple(map(int, match[1].split("."))): file
-        for file in files
-        if (match := re.fullmatch(r"pip-(\d+(?:\.\d+)+)-py3-none-any\.whl", file["filename"]))
-        and not file.get("yanked")
-    }
-    newest = wheels[max(wheels)]
-    with urllib.request.urlopen(newest["url"], timeout=TIMEOUT_S) as answer:
+        links = LinkReader(answer.read().decode())
+    if not links.wheels:
+        sys.exit(f"make_venv: {page} lists no pip; install python3-venv, or set PIP_INDEX_URL")
+    link = urllib.parse.urljoin(page, links.wheels[max(links.wheels)])
+    url, _, fragment = link.partition("#")
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         content = answer.read()
-    if hashlib.sha256(content).hexdigest() != newest["hashes"]["sha256"]:
-        sys.exit(f"make_venv: {newest['url']} does not have the hash that the index states")
-    path = directory / newest["filename"]
+    if fragment != f"sha256={hashlib.sha256(content).hexdigest()}":
+        sys.exit(f"make_venv: {url} does not have the hash that the index states")
+    path = directory / url.rpartition("/")[2]
     path.write_bytes(content)
     return path
+
+
+class LinkReader(html.parser.HTMLParser):
+    """The stable pip wheels of a page of the package index (PEP 503): version -> link."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.wheels: dict[tuple[int, ...], str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take note of a link."""
+        link = dict(attrs).get("href") or ""
+        match = re.search(r"/pip-(\d+(?:\.\d+)+)-py3-none-any\.whl#", link)
+        if tag == "a" and match and "data-yanked" not in dict(attrs):
+            self.wheels[tuple(map(int, match[1].split(".")))] = link
 
 
 if __name__ == "__main__":
