@@ -17,8 +17,9 @@ from ministream.errors import ConnectionFailed
 from scistream.auth.certificates import make_certificate
 from scistream.auth.secret_files import create_secret_file
 from scistream.auth.shared_key import create_token
-from scistream.client import Facility, StreamingSession, open_session
+from scistream.client import BothSides, Facility, StreamingSession, open_session
 from scistream.core.endpoint import Endpoint
+from scistream.core.session import State
 from scistream.errors import SciStreamError
 
 _SCHEME = "tcp://"
@@ -41,7 +42,8 @@ class LocalFacility:
     def server_command(self, *, data_server: str) -> list[str]:
         """Return the command that starts the control server on a free port of the loopback address."""
         return [
-            *(sys.executable, "-m", "scistream.cli.s2cs", "start"),
+            # -P: no module of the user's working directory takes the place of one of ours
+            *(sys.executable, "-P", "-m", "scistream.cli.s2cs", "start"),
             *("--listen", "127.0.0.1:0"),
             *("--bind", "127.0.0.1", "--advertise", "127.0.0.1"),
             *("--port-range", "0"),
@@ -88,14 +90,43 @@ class Tunnel:
         """Where the consumer connects, one address per channel."""
 
     async def bytes_to_consumer(self) -> int:
-        """Return how many application bytes the channels have carried from producer to consumer."""
-        status = await self._session.status()
+        """Return how many application bytes the channels have carried from producer to consumer.
+
+        Raises
+        ------
+        ConnectionFailed
+            A control server does not answer.
+        """
+        status = await self._status()
         return sum(channel.bytes_from_target for channel in status.consumer.channels)
 
     async def is_encrypted(self) -> bool:
-        """Return whether both gateways say that the leg between them is encrypted."""
-        status = await self._session.status()
+        """Return whether both gateways say that the leg between them is encrypted.
+
+        Raises
+        ------
+        ConnectionFailed
+            A control server does not answer.
+        """
+        status = await self._status()
         return status.producer.encrypted and status.consumer.encrypted
+
+    async def failure(self) -> str | None:
+        """Return why the session has failed, by the word of a gateway; None if none says so."""
+        try:
+            status = await self._session.status()
+        except SciStreamError as error:
+            return f"the session has failed: {error}"
+        for side, seen in (("producer", status.producer), ("consumer", status.consumer)):
+            if seen.state is State.FAILED:
+                return f"the session has failed at the {side}'s gateway: {seen.reason}"
+        return None
+
+    async def _status(self) -> BothSides:
+        try:
+            return await self._session.status()
+        except SciStreamError as error:
+            raise ConnectionFailed(f"session: {error}") from error
 
 
 @contextlib.asynccontextmanager

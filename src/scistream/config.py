@@ -72,9 +72,14 @@ class ControlServerConfig:
     certificate, private_key : Path
         PEM files of its own TLS.
     bind_host : str
-        Address that data listeners are bound to.
+        Address that a producer's data listeners are bound to, where the other gateway connects.
     advertise_host : str
-        Name or address by which the other side reaches the data listeners.
+        Name or address by which the other gateway reaches them.
+    bind_lan_host : str
+        Address that a consumer's data listeners are bound to, where applications connect in the clear.
+        Only this machine's own reach it unless the operator names another.
+    advertise_lan_host : str or None
+        Name or address by which the applications reach them; None: as they are bound.
     ports : PortRange
         For data listeners.
     data_server : str
@@ -106,9 +111,16 @@ class ControlServerConfig:
     encryption: Encryption = Encryption.REQUIRED
     limits: Limits = field(default_factory=Limits)
     drain_timeout_s: float = 10
+    bind_lan_host: str = "127.0.0.1"
+    advertise_lan_host: str | None = None
 
     def __post_init__(self) -> None:
-        for what, host in (("bind", self.bind_host), ("advertise", self.advertise_host)):
+        for what, host in (
+            ("bind", self.bind_host),
+            ("advertise", self.advertise_host),
+            ("bind-lan", self.bind_lan_host),
+            ("advertise-lan", self.lan_host),
+        ):
             try:
                 Endpoint(host, 0)
             except InvalidArgument as error:
@@ -118,6 +130,11 @@ class ControlServerConfig:
                 f"--advertise {self.advertise_host} is no address that others could connect to; "
                 "give the gateway's name or address on the network between the facilities"
             )
+        if _is_wildcard(self.lan_host):
+            raise ConfigurationError(
+                f"--bind-lan {self.bind_lan_host} is no address that applications could connect to; "
+                "give the gateway's name or address on the facility's own network with --advertise-lan HOST"
+            )
         for what, seconds in (
             ("hello timeout", self.limits.hello_timeout_s),
             ("update timeout", self.limits.update_timeout_s),
@@ -126,6 +143,11 @@ class ControlServerConfig:
         ):
             if not 0 < seconds < float("inf"):
                 raise ConfigurationError(f"the {what} is {seconds} s; it has to be above 0")
+
+    @property
+    def lan_host(self) -> str:
+        """The host that consumers' applications are told to connect to."""
+        return self.bind_lan_host if self.advertise_lan_host is None else self.advertise_lan_host
 
 
 def is_loopback(host: str) -> bool:

@@ -102,6 +102,8 @@ class RelayServer(DataServer):
 
     async def statistics(self) -> tuple[ChannelStatistics, ...]:
         assert self.spec is not None
+        if self.ended.done() and not self.backend.dead_answer:
+            raise DataServerError("it is not running")
         return tuple(ChannelStatistics(bytes_to_target=self.bytes) for _ in self.spec.listeners)
 
     def die(self, reason: str) -> None:
@@ -114,6 +116,7 @@ class RelayBackend(DataServerBackend):
 
     servers: list[RelayServer] = field(default_factory=list)
     start_error: str = ""
+    dead_answer: bool = False
     is_open: bool = False
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
 

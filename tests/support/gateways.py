@@ -56,7 +56,8 @@ def start_program(program: str, *arguments: str | Path, **environment: str) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
+        # the configuration of whoever runs the tests is not read
+        env={**os.environ, "XDG_CONFIG_HOME": os.devnull, **environment},
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-MARK = "MINISTREAM_TEST_MARK"
+MARK = "SCISTREAM_MARK_TEST"
 
 
 @dataclass
@@ -28,7 +28,7 @@ class MarkedProcesses:
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ministream", *map(str, arguments)],
+            [sys.executable, "-P", "-m", "ministream", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

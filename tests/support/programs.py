@@ -14,12 +14,16 @@ import pytest
 
 from scistream.cli.options import run_program
 
+#: No directory, so that no file can be in it.
+NO_CONFIG = os.devnull
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Put logging and environment back."""
+    """Put logging and environment back; the configuration of whoever runs the tests is not read."""
     root, program = logging.getLogger(), logging.getLogger("scistream.cli.options")
     before = root.level, list(root.handlers), program.level, dict(os.environ)
+    os.environ["XDG_CONFIG_HOME"] = NO_CONFIG
     yield
     root.setLevel(before[0])
     root.handlers[:] = before[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ministream.cli.options import config_option, json_option, run_stage, verbose_option
+from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
 
 
 @click.command(name="daq", short_help="Play a scan as a detector would: the first stage.")
@@ -49,6 +49,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
 @json_option()
 @config_option()
 @verbose_option()
+@version_option()
 def command(as_json: bool, order: str, **options: object) -> None:
     """Play a scan to its consumers: dark fields, flat fields, then the projections at a given rate.
 

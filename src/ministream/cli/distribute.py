@@ -6,22 +6,14 @@ from typing import Any
 
 import click
 
-from ministream.cli.options import config_option, json_option, run_stage, verbose_option
-
-
-class _Center(click.ParamType[float | None]):
-    """A column index, or ``auto``: None."""
-
-    name = "COLUMN|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Return the column index, None for ``auto``."""
-        if value == "auto":
-            return None
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a column index nor auto", param, ctx)
+from ministream.cli.options import (
+    CENTER,
+    config_option,
+    json_option,
+    run_stage,
+    verbose_option,
+    version_option,
+)
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -44,7 +36,7 @@ class _Center(click.ParamType[float | None]):
 )
 @click.option(
     "--center",
-    type=_Center(),
+    type=CENTER,
     default="auto",
     show_default=True,
     help="Rotation axis, as a column index from 0; auto finds it while the scan comes in.",
@@ -75,6 +67,7 @@ class _Center(click.ParamType[float | None]):
 @json_option()
 @config_option()
 @verbose_option()
+@version_option()
 def command(as_json: bool, **options: Any) -> None:
     """Correct projections and share their rows among reconstruction workers.
 

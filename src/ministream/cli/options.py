@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -51,6 +52,28 @@ class StoppedBySignal(Exception):
 
 
 # --- options -------------------------------------------------------------------------------------------
+
+
+class _Center(click.ParamType[float | None]):
+    """A column index, or ``auto``: None."""
+
+    name = "COLUMN|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return the column index, None for ``auto``."""
+        if value == "auto":
+            return None
+        try:
+            column = float(value)
+        except ValueError:
+            column = math.nan
+        if not math.isfinite(column):
+            self.fail(f"{value!r} is neither a column index nor auto", param, ctx)
+        return column
+
+
+CENTER = _Center()
+"""The type of ``--center``."""
 
 
 def version_option() -> Callable[[F], F]:
@@ -189,6 +212,11 @@ def run_program(command: click.Command, name: str, arguments: Sequence[str] | No
         # whoever read our output has gone; Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.CONNECTION
+    except OSError as error:
+        # ours are told otherwise: this one is from printing
+        logger.debug("where it was raised:", exc_info=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _complain(name, f"cannot print the result: {error.strerror}", ExitCode.EXHAUSTED)
     except Exception as error:
         logger.debug("where it was raised:", exc_info=True)
         code = _complain(name, f"unexpected {type(error).__name__}: {error}; -v shows where", ExitCode.BUG)
@@ -346,9 +374,13 @@ class _EventPrinter:
         if self._as_json:
             emit(event)
         else:
-            fields = (
-                f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in event.items()
-                if name != "event"
-            )
+            fields = (f"{name} {_shown(name, value)}" for name, value in event.items() if name != "event")
             click.echo(f"{kind}: {'; '.join(fields).replace('_', ' ')}", err=kind != "done")
+
+
+def _shown(name: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if name.endswith("_at"):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    return f"{value:.6g}"

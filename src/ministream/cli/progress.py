@@ -25,10 +25,14 @@ class PlainDisplay:
     def __init__(self) -> None:
         self._phase = ""
         self._printed_at = 0.0
+        self._warned = 0
 
     def __call__(self, progress: Progress) -> None:
         """Print what has changed, if it is time."""
         now_s = time.monotonic()
+        for warning in progress.warnings[self._warned :]:
+            click.echo(f"  warning: {warning}", err=True)
+        self._warned = len(progress.warnings)
         if progress.phase != self._phase:
             self._phase = progress.phase
             click.echo(f"{progress.phase} ...", err=True)
@@ -100,6 +104,7 @@ def _figures(progress: Progress) -> list[tuple[str, str]]:
     if progress.rotation_center is not None:
         figures.append(("rotation centre", f"column {progress.rotation_center:.2f}"))
     told = [f"{name} {progress.quality[name]:.3g}" for name in _TOLD if name in progress.quality]
+    figures += [("warning", warning) for warning in progress.warnings[-3:]]
     if told:
         figures.append(("quality", ", ".join(told)))
     return figures

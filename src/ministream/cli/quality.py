@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from ministream.cli.options import config_option, error_events, json_option, run_stage, verbose_option
+from ministream.cli.options import (
+    config_option,
+    error_events,
+    json_option,
+    run_stage,
+    verbose_option,
+    version_option,
+)
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -33,6 +40,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @json_option()
 @config_option()
 @verbose_option()
+@version_option()
 @click.pass_context
 def command(
     context: click.Context,

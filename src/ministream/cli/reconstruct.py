@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ministream.cli.options import config_option, json_option, run_stage, verbose_option
+from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
 
 
 @click.command(name="reconstruct", short_help="Reconstruct slices while projections arrive.")
@@ -86,6 +86,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
 @json_option()
 @config_option()
 @verbose_option()
+@version_option()
 def command(as_json: bool, **options: Any) -> None:
     """Reconstruct slices while their projections arrive.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ministream.cli.exit_codes import ExitCode
-from ministream.cli.options import config_option, run_until_done, verbose_option
+from ministream.cli.options import CENTER, config_option, run_until_done, verbose_option, version_option
 
 if TYPE_CHECKING:
     from ministream.pipeline import Verdict
@@ -84,9 +84,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--center",
+    type=CENTER,
     default="auto",
     show_default=True,
-    metavar="COLUMN|auto",
     help="Rotation axis, as a column index from 0; auto finds it.",
 )
 @click.option(
@@ -98,8 +98,11 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the verdict.")
+@click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none.")
+@click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none.")
 @config_option()
 @verbose_option()
+@version_option()
 def command(as_json: bool, quiet: bool, **options: object) -> int:
     """Stream a scan from one facility to another through two gateways, and reconstruct it as it arrives.
 

@@ -1,6 +1,7 @@
 """The main job, composed: a scan streams through two gateways and is reconstructed while it is measured."""
 
+from ministream.pipeline.commands import RunOptions
 from ministream.pipeline.report import Observer, Progress, Verdict
-from ministream.pipeline.run import RunOptions, run
+from ministream.pipeline.run import run
 
 __all__ = ["Observer", "Progress", "RunOptions", "Verdict", "run"]

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -34,7 +35,16 @@ _BECOME = (
     "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
 )
 
+# a line of the log, as every program of ours writes it: date, time, level, logger, text
+_WARNING = re.compile(r"\S+ \S+ (?:WARNING|ERROR|CRITICAL) \S+: (.*)")
+# options that a user has set for one program by hand are not meant for those that we start
+_OPTION_PREFIXES = ("MINISTREAM_", "S2CS_", "S2DS_", "S2UC_", "APPCTRL_")
+
 Event = Mapping[str, Any]
+
+
+def _own_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OPTION_PREFIXES)}
 
 
 class Child:
@@ -46,17 +56,25 @@ class Child:
         What users call it, for messages: ``daq``, ``reconstruct 0``.
     on_event : callable
         Called with every event, in order, from the event loop.
+    on_warning : callable
+        Called with the text of every warning or error in its log.
 
     Notes
     -----
     Make one with `Child.start`. Whoever starts it must `stop` it, whether or not it ended by itself.
     """
 
-    def __init__(self, name: str, on_event: Callable[[Child, Event], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        on_event: Callable[[Child, Event], None],
+        on_warning: Callable[[Child, str], None],
+    ) -> None:
         self.name = name
         self.summary: Event | None = None
         """The ``done`` event, once it has come."""
         self._on_event = on_event
+        self._on_warning = on_warning
         self._ready: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._last_words: deque[str] = deque(maxlen=_STDERR_LINES)
         self._failure: str | None = None
@@ -68,6 +86,7 @@ class Child:
         command: Sequence[str],
         *,
         on_event: Callable[[Child, Event], None],
+        on_warning: Callable[[Child, str], None] = lambda _child, _text: None,
         environment: Mapping[str, str] | None = None,
     ) -> Child:
         """Start `command`; its first line may still be to come.
@@ -80,13 +99,13 @@ class Child:
         program = shutil.which(command[0])
         if program is None:
             raise StageError(f"{name}: cannot execute {command[0]}: there is no such program")
-        child = cls(name, on_event)
+        child = cls(name, on_event, on_warning)
         child._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), program, *command[1:]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
+            env={**_own_environment(), **(environment or {})},
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
@@ -182,6 +201,8 @@ class Child:
             text = line.decode(errors="replace").rstrip()
             logger.debug("%s: %s", self.name, text)
             self._last_words.append(text)
+            if warning := _WARNING.match(text):
+                self._on_warning(self, warning[1])
 
     def _error(self, code: int) -> StageError:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -25,6 +25,8 @@ class Progress:
         In detector columns, once it is known.
     quality : dict
         The newest figures of the quality stage, by name.
+    warnings : list of str
+        What the programs have warned of so far.
     """
 
     phase: str = "starting"
@@ -37,6 +39,7 @@ class Progress:
     session_bytes_per_s: float = 0.0
     rotation_center: float | None = None
     quality: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 Observer = Callable[[Progress], None]
@@ -64,6 +67,10 @@ class Verdict:
         From the first projection sent to the last reconstruction update.
     rotation_center : float
         In detector columns; the middle of column 0 is 0.
+    rotation_center_estimated : bool
+        It was found from the scan, neither given nor the middle for want of better.
+    invalid_pixels : int
+        Pixels of projections that had no attenuation, and were interpolated.
     ssim : float or None
         Mean over the slices of the structural similarity to the ground truth, where that is known.
     quality : dict
@@ -72,6 +79,8 @@ class Verdict:
     data_server, algorithm, source : str
     volume, picture, quality_file : str
         Paths of the results.
+    warnings : list of str
+        What the programs have warned of.
     """
 
     complete: bool
@@ -85,6 +94,8 @@ class Verdict:
     setup_seconds: float
     stream_seconds: float
     rotation_center: float
+    rotation_center_estimated: bool
+    invalid_pixels: int
     ssim: float | None
     quality: dict[str, Any]
     updates: int
@@ -96,6 +107,7 @@ class Verdict:
     volume: str
     picture: str
     quality_file: str
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return a copy that JSON can hold."""
@@ -118,4 +130,6 @@ class Verdict:
         ]
         if self.ssim is not None:
             parts.append(f"SSIM {self.ssim:.3f} against the truth")
+        if self.warnings:
+            parts.append(f"{len(self.warnings)} warnings")
         return "; ".join(parts)

@@ -10,66 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
+import logging
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ministream import tunnel
-from ministream.errors import InputError, OutputError, StageError
-from ministream.pipeline import results
+from ministream.errors import ConnectionFailed, InputError, OutputError, StageError
+from ministream.pipeline import commands, results, scratch
 from ministream.pipeline.child import Child, Event
+from ministream.pipeline.commands import RunOptions
 from ministream.pipeline.report import Observer, Progress, Verdict
+from ministream.pipeline.watch import all_done, is_echo
 from ministream.sources import open_source
+
+logger = logging.getLogger(__name__)
 
 _READY_TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.5
-_RUN_MARK = "MINISTREAM_RUN"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What to run. The defaults stand at the command's options, nowhere else.
-
-    Parameters
-    ----------
-    source : str
-        An APS Data Exchange file, or ``phantom[:key=value,...]``.
-    out : Path
-        Folder of the results; made if it is missing.
-    workers, channels : int
-        Reconstruction workers; channels of the session.
-    data_server : str
-        Installed data server that both gateways use.
-    rate : float
-        Projections per second, 0 for as fast as possible.
-    order : str
-        Order in which the views are played.
-    algorithm : str
-    window, step, iterations, refine : int
-    center : str
-        A column index, or ``auto``.
-    stripes : str
-    """
-
-    source: str
-    out: Path
-    workers: int
-    channels: int
-    data_server: str
-    rate: float
-    order: str
-    algorithm: str
-    window: int
-    step: int
-    iterations: int
-    refine: int
-    center: str
-    stripes: str
+_ACCOUNT_TRIES = 3
 
 
 async def run(options: RunOptions, observer: Observer) -> Verdict:
@@ -84,21 +45,26 @@ async def run(options: RunOptions, observer: Observer) -> Verdict:
     StageError
         A program failed; all others have been ended.
     """
-    with open_source(options.source) as source:
+    with open_source(options.source, flat_value=options.flat_value, dark_value=options.dark_value) as source:
         description = source.describe()
     if options.workers > description.rows:
         raise InputError(
             f"{options.workers} workers for {description.rows} detector rows: each worker needs at least one"
         )
+    if options.center is not None and not 0 <= options.center <= description.columns - 1:
+        raise InputError(
+            f"the rotation centre {options.center:g} is not on the detector, whose columns are 0 to"
+            f" {description.columns - 1}; give another --center, or auto"
+        )
     _prepare_folder(options.out)
-    with tempfile.TemporaryDirectory(prefix="ministream-") as folder:
-        run_ = _Run(options, observer, Path(folder))
+    with scratch.folder() as folder:
+        run_ = _Run(options, observer, folder)
         run_.progress.projections_total = description.projections
         try:
             return await run_.main(has_truth=source.has_truth)
         finally:
             await run_.stop()
-            _kill_stragglers(run_.mark)
+            scratch.kill_stragglers(run_.mark)
 
 
 class _Run:
@@ -109,7 +75,7 @@ class _Run:
         self.observer = observer
         self.folder = folder
         self.progress = Progress()
-        self.mark = uuid.uuid4().hex
+        self.mark = scratch.new_mark()
         self.children: list[Child] = []
         self.worker_progress: dict[int, Event] = {}
         self.last_received_at = 0.0
@@ -128,21 +94,19 @@ class _Run:
             self._phase("starting distributor and workers")
             distributor, workers, quality = await self._start_consumers(session.addresses, truth)
             self._phase("streaming")
-            # the live quality stage is not waited for: it ends with its input, and is told to otherwise
-            watched = [daq, distributor, *workers]
             async with self._metering(session):
-                summaries = await _all_or_first_failure(watched, also_alive=[*self._servers, quality])
-            carried = await session.bytes_to_consumer()
-            encrypted = await session.is_encrypted()
-        self._phase("writing results")
-        sent, received, reconstructed = summaries[0], summaries[1], summaries[2:]
-        outcome = await asyncio.to_thread(
-            results.write,
-            options.out,
-            parts=[Path(part["output"]) for part in reconstructed],
-            truth=truth,
-            attributes=self._provenance(received),
-        )
+                summaries = await self._stream([daq, distributor, *workers], quality, session)
+            sent, received, reconstructed = summaries[0], summaries[1], summaries[2:]
+            # before anything else can go wrong
+            self._phase("writing results")
+            outcome = await asyncio.to_thread(
+                results.write,
+                options.out,
+                parts=[Path(part["output"]) for part in reconstructed],
+                truth=truth,
+                attributes=self._provenance(received),
+            )
+            carried, encrypted = await self._account(session)
         counts = (
             int(sent["projections_sent"]),
             int(received["projections_received"]),
@@ -162,6 +126,8 @@ class _Run:
             setup_seconds=session.setup_s,
             stream_seconds=stream_s,
             rotation_center=float(received["rotation_center"]),
+            rotation_center_estimated=bool(received["rotation_center_estimated"]),
+            invalid_pixels=int(received["invalid_pixels"]),
             ssim=outcome.quality.get("ssim"),
             quality=outcome.quality,
             updates=min(int(part["updates"]) for part in reconstructed),
@@ -173,7 +139,31 @@ class _Run:
             volume=str(outcome.volume),
             picture=str(outcome.picture),
             quality_file=str(outcome.quality_file),
+            warnings=list(self.progress.warnings),
         )
+
+    async def _stream(self, stages: list[Child], quality: Child, session: tunnel.Tunnel) -> list[Event]:
+        """Wait until all stages are done; return their summaries."""
+        try:
+            # the live quality stage is not waited for: it ends with its input, and is told to otherwise
+            return await all_done(stages, must_live=self._servers, may_end=[quality])
+        except StageError as failure:
+            if is_echo(failure) and (reason := await session.failure()):
+                raise StageError(reason) from failure
+            raise
+
+    async def _account(self, session: tunnel.Tunnel) -> tuple[int, bool]:
+        """Return what the session has carried in all, and whether encrypted."""
+        for _ in range(_ACCOUNT_TRIES - 1):
+            with contextlib.suppress(ConnectionFailed):
+                return await session.bytes_to_consumer(), await session.is_encrypted()
+        try:
+            return await session.bytes_to_consumer(), await session.is_encrypted()
+        except ConnectionFailed as error:
+            raise ConnectionFailed(
+                f"the results are in {self.options.out}, and the gateways do not confirm how they came: "
+                f"{error}"
+            ) from error
 
     # ------------------------------------------------------------------ starting
 
@@ -187,18 +177,7 @@ class _Run:
             for facility in facilities
         ]
         self._servers = servers
-        daq = await self._start(
-            "daq",
-            [
-                *_program("daq"),
-                self.options.source,
-                *("--listen", "tcp://127.0.0.1:0"),
-                *("--rate", f"{self.options.rate:g}"),
-                *("--order", self.options.order),
-                *(("--truth", str(truth)) if truth else ()),
-                "--json",
-            ],
-        )
+        daq = await self._start("daq", commands.daq(self.options, truth))
         ready = await asyncio.gather(*(server.ready(_READY_TIMEOUT_S) for server in servers))
         await daq.ready(_READY_TIMEOUT_S)
         producer, consumer = (
@@ -211,52 +190,28 @@ class _Run:
     ) -> tuple[Child, list[Child], Child]:
         """Start distributor, workers and quality stage at the consumer facility."""
         options = self.options
-        distributor = await self._start(
-            "distribute",
-            [
-                *_program("distribute"),
-                *(argument for address in addresses for argument in ("--connect", address)),
-                *("--listen", "tcp://127.0.0.1:0"),
-                *("--workers", str(options.workers)),
-                *("--center", options.center),
-                *("--stripes", options.stripes),
-                "--json",
-            ],
-        )
-        source_address = (await distributor.ready(_READY_TIMEOUT_S))["address"]
-        threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+        distributor = await self._start("distribute", commands.distribute(options, addresses))
+        address = str((await distributor.ready(_READY_TIMEOUT_S))["address"])
         workers = [
             await self._start(
                 f"reconstruct {rank}",
-                [
-                    *_program("reconstruct"),
-                    *("--connect", source_address),
-                    *("--rank", str(rank), "--workers", str(options.workers)),
-                    *("--algorithm", options.algorithm),
-                    *("--window", str(options.window), "--step", str(options.step)),
-                    *("--iterations", str(options.iterations), "--refine", str(options.refine)),
-                    *("--threads", str(threads)),
-                    *("--publish", "tcp://127.0.0.1:0"),
-                    *("--output", str(self.folder / f"part-{rank}.h5")),
-                    "--json",
-                ],
+                commands.reconstruct(options, rank, address, self.folder / f"part-{rank}.h5"),
             )
             for rank in range(options.workers)
         ]
         ready = await asyncio.gather(*(worker.ready(_READY_TIMEOUT_S) for worker in workers))
-        quality = await self._start(
-            "quality",
-            [
-                *_program("quality"),
-                *(argument for event in ready for argument in ("--connect", str(event["address"]))),
-                *(("--reference", str(truth)) if truth else ()),
-                "--json",
-            ],
-        )
+        publishers = [str(event["address"]) for event in ready]
+        quality = await self._start("quality", commands.quality(publishers, truth))
         return distributor, workers, quality
 
     async def _start(self, name: str, command: Sequence[str]) -> Child:
-        child = await Child.start(name, command, on_event=self._on_event, environment={_RUN_MARK: self.mark})
+        child = await Child.start(
+            name,
+            command,
+            on_event=self._on_event,
+            on_warning=self._on_warning,
+            environment={scratch.MARK: self.mark},
+        )
         self.children.append(child)
         return child
 
@@ -302,6 +257,10 @@ class _Run:
                 }
         self.observer(progress)
 
+    def _on_warning(self, child: Child, text: str) -> None:
+        self.progress.warnings.append(f"{child.name}: {text}")
+        self.observer(self.progress)
+
     @contextlib.asynccontextmanager
     async def _metering(self, session: tunnel.Tunnel) -> AsyncIterator[None]:
         """Ask the gateways what they carry, as long as the body runs."""
@@ -317,7 +276,12 @@ class _Run:
         last_bytes, last_s = 0, time.monotonic()
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
-            carried, now_s = await session.bytes_to_consumer(), time.monotonic()
+            try:
+                carried, now_s = await session.bytes_to_consumer(), time.monotonic()
+            except ConnectionFailed as error:
+                # the stream does not depend on it
+                logger.info("no figures of the session: %s", error)
+                continue
             self.progress.session_bytes = carried
             self.progress.session_bytes_per_s = (carried - last_bytes) / (now_s - last_s)
             last_bytes, last_s = carried, now_s
@@ -330,9 +294,13 @@ class _Run:
     def _provenance(self, received: Event) -> dict[str, str | int | float]:
         options = self.options
         return {
-            "source": options.source,
+            "source": Path(options.source).name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "algorithm": options.algorithm,
             "rotation_center": float(received["rotation_center"]),
+            "rotation_center_estimated": bool(received["rotation_center_estimated"]),
+            "invalid_pixels": int(received["invalid_pixels"]),
+            "workers": options.workers,
             "window": options.window,
             "step": options.step,
             "iterations": options.iterations,
@@ -343,33 +311,6 @@ class _Run:
         }
 
 
-async def _all_or_first_failure(watched: Sequence[Child], *, also_alive: Sequence[Child]) -> list[Event]:
-    """Return every watched child's summary, or raise the error of the first that fails.
-
-    Those of `also_alive` must not end before; the live quality stage may, with success.
-    """
-    done = [asyncio.create_task(child.finished(), name=child.name) for child in watched]
-    alive = {asyncio.create_task(child.finished(), name=child.name): child for child in also_alive}
-    try:
-        pending: set[asyncio.Task[Event]] = {*done, *alive}
-        while any(task in pending for task in done):
-            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                task.result()
-                if task in alive and alive[task].name.startswith("s2cs"):
-                    raise StageError(f"{task.get_name()} ended while the session was open")
-        return [task.result() for task in done]
-    finally:
-        for task in (*done, *alive):
-            task.cancel()
-        await asyncio.gather(*done, *alive, return_exceptions=True)
-
-
-def _program(stage: str) -> list[str]:
-    """Return the command of a stage, run by this interpreter."""
-    return [sys.executable, "-m", "ministream", stage]
-
-
 def _prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -378,24 +319,3 @@ def _prepare_folder(folder: Path) -> None:
             probe.flush()
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-
-
-def _kill_stragglers(mark: str) -> None:
-    """Make sure of it: no process that descends from this run is left, whatever its parent did.
-
-    Raises
-    ------
-    StageError
-        There was one. It has been killed.
-    """
-    wanted = f"{_RUN_MARK}={mark}".encode()
-    left = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), 9)
-                left.append(folder.name)
-    if left:
-        raise StageError(f"processes {', '.join(left)} had not ended with the run; they were killed")

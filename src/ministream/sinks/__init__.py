@@ -1,7 +1,15 @@
 """Where results go: HDF5 volumes and pictures."""
 
-from ministream.sinks.atomic import replacing
+from ministream.sinks.atomic import check_writable, replacing
 from ministream.sinks.picture import write_picture
 from ministream.sinks.volume import VolumeWriter, merge_volumes, read_volume, write_volume
 
-__all__ = ["VolumeWriter", "merge_volumes", "read_volume", "replacing", "write_picture", "write_volume"]
+__all__ = [
+    "VolumeWriter",
+    "check_writable",
+    "merge_volumes",
+    "read_volume",
+    "replacing",
+    "write_picture",
+    "write_volume",
+]

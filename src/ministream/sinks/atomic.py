@@ -49,6 +49,22 @@ def replacing(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out now whether a file can be made at `path`, rather than when there is something to write.
+
+    Raises
+    ------
+    OutputError
+        It cannot.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        draft.touch(exist_ok=False)
+        draft.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return what to tell about an operating system's refusal: which file, why, what to do."""
     number = error.errno

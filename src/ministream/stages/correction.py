@@ -70,6 +70,7 @@ class Corrector:
         self.dark_fields = FieldMean(self._shape)
         self.invalid_pixels = 0
         self._warned = False
+        self._projections = 0
 
     def take(self, frame: Frame) -> FloatArray | None:
         """Return a projection's attenuation, (row, column) float32; None for a flat or dark field.
@@ -103,6 +104,12 @@ class Corrector:
         if self.dark_fields.count == 0 and not self._warned:
             self._warned = True
             logger.warning("no dark field has come: it is taken to be 0")
+        if self._projections == 0 and not (self.flat_fields.mean > self.dark_fields.mean).any():
+            raise InputError(
+                "the flat fields are nowhere brighter than the dark fields; are both what they are called, "
+                "and was the beam on?"
+            )
+        self._projections += 1
         attenuation, n_invalid = transmission_to_attenuation(
             frame.pixels, self.dark_fields.mean, self.flat_fields.mean
         )

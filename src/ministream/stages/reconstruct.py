@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ministream.errors import InputError, ProtocolError
 from ministream.kernels.sirt import warm_up
-from ministream.sinks import write_volume
+from ministream.sinks import check_writable, write_volume
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.reconstruction import Reconstruction
 from ministream.transport import Ended, Inlet, Message, Notice
@@ -106,6 +106,8 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
         )
     # an impossible window should not be found out when the scan begins
     SlidingWindow(options.window, options.step)
+    if options.output is not None:
+        check_writable(options.output)
     try:
         warm_up(options.threads)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """From what the user types to a facility: an address, or the name of a profile in the configuration file.
 
-A profile::
+The file is the one given with ``--config``, or the user's own. A profile::
 
     [facilities.aps]
     address = "gateway.aps.example:5000"
@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scistream.cli.options import config_directory, config_table
+from scistream.cli.options import config_path, config_table, user_config_path
 from scistream.core.endpoint import Endpoint
 from scistream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from scistream.client import Facility
+
+#: Where a control server is looked for if nothing else is said.
+LOCAL_SERVER = "localhost:5000"
 
 _KEYS = {"address", "certificate", "token_file"}
 
@@ -52,15 +55,12 @@ def find_facility(
     from scistream.auth.shared_key import read_token_file
     from scistream.client import Facility
 
-    # gRPC's own messages about connections say nothing that our errors do not
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     profile = _profile(context, text)
-    here = config_directory(context)
     if certificate is None and "certificate" in profile:
-        certificate = here / profile["certificate"]
+        certificate = _path(context, profile["certificate"])
     token = next((os.environ[name] for name in token_variables if os.environ.get(name)), None)
     if token_file is None and token is None and "token_file" in profile:
-        token_file = here / profile["token_file"]
+        token_file = _path(context, profile["token_file"])
     if token_file is not None:
         token = read_token_file(token_file)
     return Facility(
@@ -85,6 +85,27 @@ def find_facilities(
     ]
 
 
+def find_servers(context: click.Context, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the control servers that are meant: those `given`, or all profiles, or the one on this machine.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration file cannot be used.
+    """
+    return tuple(given or config_table(context, "facilities") or (LOCAL_SERVER,))
+
+
+def _path(context: click.Context, text: str) -> Path:
+    """Return the file that a profile names; relative paths start from the configuration file's directory."""
+    file = config_path(context)
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{text} cannot be found: {error}") from error
+    return path if file is None else file.parent / path
+
+
 def _spread(values: Sequence[Path], count: int) -> list[Path | None]:
     if not values:
         return [None] * count
@@ -96,8 +117,11 @@ def _profile(context: click.Context, name: str) -> Mapping[str, str]:
     profile: Any = profiles.get(name)
     if profile is None:
         if ":" not in name:
-            known = ", ".join(sorted(profiles)) or "none; --config FILE names the file that has them"
-            raise ConfigurationError(f"{name!r} is neither host:port nor a known facility (known: {known})")
+            raise ConfigurationError(
+                f"{name!r} is neither HOST:PORT nor a profile; {_where_profiles_are(context, profiles)}; "
+                f'a profile is a table [facilities.{name}] with address = "HOST:PORT", '
+                'certificate = "FILE.crt", token_file = "FILE.token"'
+            )
         return {}
     if not isinstance(profile, dict):
         raise ConfigurationError(f"[facilities] {name} has to be a table: [facilities.{name}]")
@@ -109,6 +133,14 @@ def _profile(context: click.Context, name: str) -> Mapping[str, str]:
     if "address" not in profile:
         raise ConfigurationError(f"[facilities.{name}] has no address")
     return profile
+
+
+def _where_profiles_are(context: click.Context, profiles: Mapping[str, Any]) -> str:
+    file = config_path(context)
+    if file is not None:
+        return f"profiles in {file}: {', '.join(sorted(profiles)) or 'none'}"
+    own = user_config_path()
+    return f"no file with profiles was read: {f'there is no {own}, and ' if own else ''}no --config FILE"
 
 
 def _read(path: Path) -> bytes:

@@ -7,6 +7,7 @@ what the programs do, and nothing heavy is imported, so that ``--help`` is quick
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -74,12 +75,16 @@ def json_option(text: str = "Print JSON instead of text.") -> Callable[[F], F]:
 def verbose_option(base: int = logging.WARNING) -> Callable[[F], F]:
     """Return a decorator that adds ``-v``; without it the log on stderr begins at level `base`.
 
-    Programs that run long have the base INFO (one line per change of a session's life).
+    Programs that run long have the base INFO (one line per change of a session's life). gRPC's own log lines
+    about connections, which our errors say better, are shown from ``-vv`` on.
     """
 
     def configure(context: click.Context, _: click.Parameter, count: int) -> None:
         verbosity = context.meta.get(_VERBOSITY_KEY, 0) + count
         context.meta[_VERBOSITY_KEY] = verbosity
+        if verbosity < 2:
+            # read when gRPC is imported, which no command does before its options are parsed
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         configure_logging(max(logging.DEBUG, base - 10 * verbosity), verbose=verbosity > 0)
 
     return click.option(
@@ -100,7 +105,8 @@ def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:
 
     Flags win over environment variables, those over the file, the file over the defaults. A key that is no
     option is refused by name. The top-level tables named in `tables` are not options: `config_table` has
-    them.
+    them. Without ``--config`` they come from the user's own file, which all programs share and which holds
+    nothing else (see `user_config_path`).
     """
 
     def load(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -112,7 +118,7 @@ def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:
         content = _read_toml(path)
         context.meta[_PATH_KEY] = path
         context.meta[_TABLES_KEY] = {name: content.pop(name) for name in tables if name in content}
-        values = _checked(content, chain[0].command, path, ())
+        values = _checked(content, chain[0].command, path, (), tables)
         for link in chain[1:]:
             values = values.get(str(link.info_name), {})
         context.default_map = {**(context.default_map or {}), **values}
@@ -127,18 +133,65 @@ def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:
     )
 
 
+def user_config_path() -> Path | None:
+    """Return ``~/.config/scistream/config.toml``, or its place by XDG_CONFIG_HOME; None without a home."""
+    directory = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not directory.is_absolute():  # the XDG specification ignores relative ones
+        try:
+            directory = Path("~/.config").expanduser()
+        except RuntimeError:
+            return None
+    return directory / "scistream" / "config.toml"
+
+
 def config_table(context: click.Context, name: str) -> Mapping[str, Any]:
-    """Return the table `name` of the configuration file; empty without a file or table."""
+    """Return the table `name` of the configuration file that is in force; empty without a file or table.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be used.
+    """
+    if _PATH_KEY not in context.meta:
+        _load_user_config(context, name)
     table = context.meta.get(_TABLES_KEY, {}).get(name, {})
     if not isinstance(table, dict):
-        raise ConfigurationError(f"[{name}] in the configuration file is not a table")
+        raise ConfigurationError(f"{context.meta.get(_PATH_KEY)}: [{name}] is not a table")
     return table
 
 
-def config_directory(context: click.Context) -> Path:
-    """Return the directory of the configuration file, which its relative paths start from."""
-    path: Path = context.meta.get(_PATH_KEY, Path("config.toml"))
-    return path.parent
+def config_path(context: click.Context) -> Path | None:
+    """Return the file that `config_table` has read; its relative paths start from its directory."""
+    path: Path | None = context.meta.get(_PATH_KEY)
+    return path
+
+
+def _load_user_config(context: click.Context, table: str) -> None:
+    path = user_config_path()
+    if path is None:
+        return
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    content = _read_toml(path)
+    for key in content:
+        if key != table:
+            raise ConfigurationError(
+                f"{path}: unknown key {key!r}; known here: {table}{_advice(key, content[key], [table])}; "
+                "values of options go into a file of their own, given with --config FILE"
+            )
+    context.meta[_PATH_KEY] = path
+    context.meta[_TABLES_KEY] = content
+
+
+def _advice(key: str, value: object, tables: Sequence[str]) -> str:
+    """Return how `key` may have been meant: a table written outside of the one that it belongs to."""
+    if not tables or not isinstance(value, dict):
+        return ""
+    return f" (was [{tables[0]}.{key}] meant?)"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -151,9 +204,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _checked(
-    content: Mapping[str, Any], command: click.Command, path: Path, where: tuple[str, ...]
+    content: Mapping[str, Any],
+    command: click.Command,
+    path: Path,
+    where: tuple[str, ...],
+    tables: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return `content` with click's parameter names for keys; refuse what `command` does not know."""
+    """Return `content` with click's parameter names for keys; refuse what `command` does not know.
+
+    `tables` are known besides, but not in `content` any more.
+    """
     names = {
         spelling.lstrip("-").replace("-", "_"): str(parameter.name)
         for parameter in command.params
@@ -171,8 +231,10 @@ def _checked(
                 raise ConfigurationError(f"{path}: {shown} is an option, not a table")
             checked[name] = value
         else:
-            known = sorted({*names.values(), *subcommands} - {"config", "version", "help"})
-            raise ConfigurationError(f"{path}: unknown key {shown!r}; known here: {', '.join(known)}")
+            known = sorted({*names.values(), *subcommands, *tables} - {"config", "version", "help"})
+            raise ConfigurationError(
+                f"{path}: unknown key {shown!r}; known here: {', '.join(known)}{_advice(key, value, tables)}"
+            )
     return checked
 
 
@@ -206,13 +268,34 @@ def run_program(command: click.Command, name: str, arguments: Sequence[str] | No
     except (KeyboardInterrupt, click.Abort):
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # whoever read our output has gone; Python would complain again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # whoever read our output has gone
+        _discard_stdout()
         code = ExitCode.CONNECTION
+    except OSError as error:
+        logger.debug("where it was raised:", exc_info=True)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            what = error.filename or "the output"
+            if error.filename is None:
+                _discard_stdout()
+            message = f"{what} cannot be written: {error.strerror}; free space, or write elsewhere"
+            code = _complain(name, message, ExitCode.EXHAUSTED)
+        else:
+            code = _complain_of_bug(name, error)
     except Exception as error:
         logger.debug("where it was raised:", exc_info=True)
-        code = _complain(name, f"unexpected {type(error).__name__}: {error}; -v shows where", ExitCode.BUG)
+        code = _complain_of_bug(name, error)
     sys.exit(int(code))
+
+
+def _discard_stdout() -> None:
+    """Let what is still to be written to stdout go nowhere: Python would fail again when it closes it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _complain_of_bug(name: str, error: Exception) -> ExitCode:
+    return _complain(name, f"unexpected {type(error).__name__}: {error}; -v shows where", ExitCode.BUG)
 
 
 def _complain(name: str, message: str, code: ExitCode) -> ExitCode:

@@ -42,10 +42,30 @@ def s2cs() -> None:
 @s2cs.command()
 @click.option("--listen", default="0.0.0.0:5000", show_default=True, help="HOST:PORT for calls; port 0: any.")
 @click.option(
-    "--bind", "bind_host", metavar="HOST", help="Address of the data listeners [the one of --listen]."
+    "--bind",
+    "bind_host",
+    metavar="HOST",
+    help="Address that the other gateway's connections come in at [the one of --listen].",
 )
 @click.option(
-    "--advertise", "advertise_host", metavar="HOST", help="Data listeners' host, as others reach it."
+    "--advertise",
+    "advertise_host",
+    metavar="HOST",
+    help="The same, as the other gateway reaches it [the one of --bind].",
+)
+@click.option(
+    "--bind-lan",
+    "bind_lan_host",
+    metavar="HOST",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address that this facility's consumer applications connect to, in the clear.",
+)
+@click.option(
+    "--advertise-lan",
+    "advertise_lan_host",
+    metavar="HOST",
+    help="The same, as the applications reach it [the one of --bind-lan].",
 )
 @click.option(
     "--port-range", default="5100-5200", show_default=True, help="For data listeners; 0: any ports."
@@ -87,6 +107,8 @@ def start(
     listen: str,
     bind_host: str | None,
     advertise_host: str | None,
+    bind_lan_host: str,
+    advertise_lan_host: str | None,
     port_range: str,
     certificate: Path,
     private_key: Path,
@@ -107,6 +129,9 @@ def start(
     \b
     Example, on one machine:
       s2cs start --listen 127.0.0.1:5000 --auth shared-key --auth-file tokens.toml
+    \b
+    A gateway with the address 192.0.2.7 outside and 10.0.1.1 inside, where its applications are:
+      s2cs start --auth shared-key --auth-file tokens.toml --bind 192.0.2.7 --bind-lan 10.0.1.1
     """
     with options.error_events(enabled=as_json):
         # what is missing is said before gRPC is imported, and all with the command that makes it
@@ -123,8 +148,6 @@ def start(
                     f"{certificate.parent}', NAME being what users call this host, or give --certificate and "
                     "--private-key"
                 )
-        # gRPC would write about a busy port by itself; the error says it
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from scistream.config import ControlServerConfig, PortRange
         from scistream.control.server import check_exposure
 
@@ -137,6 +160,8 @@ def start(
             private_key=private_key,
             bind_host=bind_host,
             advertise_host=advertise_host,
+            bind_lan_host=bind_lan_host,
+            advertise_lan_host=advertise_lan_host,
             ports=PortRange.parse(port_range),
             data_server=data_server,
             authenticator=auth,
@@ -159,6 +184,7 @@ def _serve(config: ControlServerConfig, *, as_json: bool) -> None:
                     "ready",
                     address=str(server.address),
                     advertise=config.advertise_host,
+                    advertise_lan=config.lan_host,
                     data_server=config.data_server,
                     encryption=config.encryption.value,
                     auth=config.authenticator,

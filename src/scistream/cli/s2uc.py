@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from scistream.cli import options
-from scistream.cli.facilities import find_facilities, find_facility
+from scistream.cli.facilities import LOCAL_SERVER, find_facilities, find_facility, find_servers
 from scistream.cli.show import show_pairs, show_sessions, status_as_json
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
-from scistream.errors import ConfigurationError, SciStreamError
+from scistream.errors import ConfigurationError, SciStreamError, SessionNotFound
 
 if TYPE_CHECKING:
     from scistream.client import Facility
@@ -67,9 +67,8 @@ def _several_servers(command: F) -> F:
             "--s2cs",
             "servers",
             multiple=True,
-            default=("localhost:5000",),
-            show_default=True,
-            help="Control server or profile; repeat it for both sides.",
+            help="Control server or profile; repeat it for both sides "
+            f"[all profiles; without any, {LOCAL_SERVER}].",
         ),
     ):
         command = option(command)
@@ -97,8 +96,22 @@ def s2uc() -> None:
     An application listens at 10.0.1.5:5001 inside the producer's facility:
       s2uc request aps.example:5000 alcf.example:5000 --target 10.0.1.5:5001 \\
           --producer-certificate aps.crt --consumer-certificate alcf.crt --token-file my.token
-    and the consumer application connects to the listeners that this prints. With profiles in a TOML file:
-      s2uc --config streaming.toml request aps alcf --target 10.0.1.5:5001
+    and the consumer application connects to the listeners that this prints.
+    \b
+    Shorter with profiles, in ~/.config/scistream/config.toml or a file given with --config:
+      [facilities.aps]
+      address = "aps.example:5000"
+      certificate = "aps.crt"        # relative to this file
+      token_file = "aps.token"       # mode 0600
+      [facilities.alcf]
+      address = "alcf.example:5000"
+      certificate = "alcf.crt"
+      token_file = "alcf.token"
+    \b
+    Then:
+      s2uc request aps alcf --target 10.0.1.5:5001
+      s2uc status
+      s2uc release UID
 
     Options also come from the environment (S2UC_REQUEST_TARGET), tokens from S2UC_TOKEN.
     """
@@ -145,6 +158,9 @@ def request(
     Example:
       s2uc request localhost:5000 localhost:6000 --target 127.0.0.1:5001 \\
           --producer-certificate p.crt --consumer-certificate c.crt --token-file my.token
+    \b
+    With profiles (see 's2uc --help'):
+      s2uc request aps alcf --target 10.0.1.5:5001
     """
     from scistream.client import open_session
 
@@ -366,11 +382,14 @@ def release(
 ) -> None:
     """End session UID at every control server that is named; fine where it has ended already.
 
+    Without --s2cs: at those of all profiles.
+
     \b
     Example:
       s2uc release 0f3c… --s2cs aps.example:5000 --s2cs alcf.example:5000 \\
           --certificate aps.crt --certificate alcf.crt --token-file my.token
     """
+    servers = find_servers(context, servers)
     facilities = find_facilities(context, servers, certificates, token_files)
 
     async def one(facility: Facility) -> None:
@@ -403,21 +422,33 @@ def status(
 ) -> None:
     """Show session UID, or all of yours, at every control server that is named.
 
+    Without --s2cs: at those of all profiles. What one of them answers is shown even if another fails.
+
     \b
     Example:
       s2uc status --s2cs aps.example:5000 --certificate aps.crt --token-file my.token
     """
-    facilities = find_facilities(context, servers, certificates, token_files)
+    facilities = find_facilities(context, find_servers(context, servers), certificates, token_files)
 
     async def one(facility: Facility) -> list[dict[str, Any]]:
         async with facility.connect() as client:
             found = await client.status(uid, timeout_s=timeout_s)
         return [{"server": str(facility.endpoint), **status_as_json(session)} for session in found]
 
-    async def work() -> list[dict[str, Any]]:
-        return [session for found in await asyncio.gather(*map(one, facilities)) for session in found]
+    async def work() -> list[list[dict[str, Any]] | BaseException]:
+        return await asyncio.gather(*map(one, facilities), return_exceptions=True)
 
-    show_sessions(options.run_until_done(work), as_json=as_json)
+    outcomes = options.run_until_done(work)
+    sessions = [session for found in outcomes if isinstance(found, list) for session in found]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if uid and sessions:
+        # a facility that has no part in the session is no failure
+        failures = [failure for failure in failures if not isinstance(failure, SessionNotFound)]
+    if sessions or not failures:
+        show_sessions(sessions, as_json=as_json)
+    if failures:
+        # one that could not be asked says more than one that does not know the session
+        raise min(failures, key=lambda failure: isinstance(failure, SessionNotFound))
 
 
 def _open_side(

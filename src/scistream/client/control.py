@@ -178,6 +178,12 @@ class ControlClient:
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return errors.PeerError(f"{where} does not know the call {method!r}; its version is another one")
         if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in details:
+            if self._server_certificate_pem is None:
+                return errors.PeerError(
+                    f"{where} shows a certificate that this machine does not know; get its server.crt from "
+                    "its operator and give it with --certificate FILE ('s2uc request': --producer-certificate, "
+                    "--consumer-certificate), or as 'certificate' in its profile"
+                )
             return errors.PeerError(
                 f"{where} shows another certificate than the one given; get its server.crt from its operator"
             )

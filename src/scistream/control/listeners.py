@@ -29,8 +29,8 @@ class Bound:
     taken: list[int] = field(default_factory=list)
 
 
-def resolve(host: str) -> BindAddress:
-    """Return the first local address of `host`.
+def resolve(host: str, option: str = "--bind") -> BindAddress:
+    """Return the first local address of `host`, which the operator gave as `option`.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def resolve(host: str) -> BindAddress:
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigurationError(f"--bind {host} cannot be resolved: {error.strerror}") from error
+        raise ConfigurationError(f"{option} {host} cannot be resolved: {error.strerror}") from error
     family, *_, address = found[0]
     return BindAddress(family, str(address[0]))
 

@@ -25,7 +25,7 @@ from scistream.core.commands import (
 )
 from scistream.core.events import CallAbandoned, CallEvent, Event, Release, SessionKey, Timer, TimerFired
 from scistream.core.session import Session
-from scistream.core.status import SessionStatus
+from scistream.core.status import ChannelStatistics, SessionStatus
 from scistream.core.table import SessionTable
 from scistream.errors import CallerError, PeerError
 
@@ -33,9 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Times:
+class _History:
+    """What is kept of a session beyond its shell."""
+
     begin_s: float
     end_s: float | None = None
+    channels: tuple[ChannelStatistics, ...] = ()
 
 
 class Runtime:
@@ -56,7 +59,7 @@ class Runtime:
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._timers: dict[tuple[SessionKey, Timer], asyncio.TimerHandle] = {}
         self._shells: dict[SessionKey, SessionShell] = {}
-        self._times: dict[SessionKey, _Times] = {}
+        self._histories: dict[SessionKey, _History] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
@@ -155,21 +158,24 @@ class Runtime:
                 self._idle.clear()
                 role = self._table.get(key).role
                 self._shells[key] = SessionShell(key, role, self._gateway, self._report_of_shell)
-                self._times[key] = _Times(asyncio.get_running_loop().time())
+                self._histories[key] = _History(asyncio.get_running_loop().time())
                 self._shells[key].carry_out(command)
             case BindListeners() | StartDataServer():
                 self._shells[key].carry_out(command)
             case FreeSession():
-                self._times[key].end_s = asyncio.get_running_loop().time()
+                self._histories[key].end_s = asyncio.get_running_loop().time()
                 self._shells[key].free()
 
     def _report_of_shell(self, event: Event) -> None:
         self._report(event)
         session = self._table.find(event.key)
         if session is None or session.freed:
-            self._shells.pop(event.key, None)
-            if len(self._times) > 2 * self._table.remembered + 100:
-                self._times = {key: times for key, times in self._times.items() if self._table.find(key)}
+            if (shell := self._shells.pop(event.key, None)) is not None:
+                self._histories[event.key].channels = shell.last_statistics
+            if len(self._histories) > 2 * self._table.remembered + 100:
+                self._histories = {
+                    key: history for key, history in self._histories.items() if self._table.find(key)
+                }
             if not self._shells:
                 self._idle.set()
 
@@ -193,10 +199,11 @@ class Runtime:
         logger.info("session %s of %s: %s%s", event.key.uid, event.key.owner, state, because)
 
     async def _status(self, session: Session) -> SessionStatus:
-        times = self._times.get(session.key)
+        history = self._histories.get(session.key)
         end_s = asyncio.get_running_loop().time()
-        if times and times.end_s is not None:
-            end_s = times.end_s
+        if history and history.end_s is not None:
+            end_s = history.end_s
+        kept = history.channels if history else ()
         shell = self._shells.get(session.key)
         return SessionStatus(
             uid=session.key.uid,
@@ -210,6 +217,6 @@ class Runtime:
             principal=session.key.owner,
             encrypted=session.encrypted,
             data_server=self._gateway.data_server,
-            seconds=end_s - times.begin_s if times else 0.0,
-            channels=await shell.statistics() if shell else (),
+            seconds=end_s - history.begin_s if history else 0.0,
+            channels=await shell.statistics() if shell else kept,
         )

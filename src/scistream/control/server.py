@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from scistream.auth.registry import load_authenticator
 from scistream.auth.secret_files import read_secret_file
 from scistream.config import ControlServerConfig, is_loopback
-from scistream.control.gateway import Gateway
+from scistream.control.gateway import Gateway, Network
 from scistream.control.listeners import resolve
 from scistream.control.runtime import Runtime
 from scistream.control.service import ControlService
@@ -93,8 +93,8 @@ class ControlServer:
         credentials = _tls_credentials(config)
         backend = self._given_backend or create_backend(config.data_server)
         gateway = Gateway(
-            bind=resolve(config.bind_host),
-            advertise_host=config.advertise_host,
+            wan=Network(bind=resolve(config.bind_host), advertise_host=config.advertise_host),
+            lan=Network(bind=resolve(config.bind_lan_host, "--bind-lan"), advertise_host=config.lan_host),
             backend=backend,
             data_server=config.data_server,
             encrypts=config.encryption is not Encryption.NONE,
@@ -122,10 +122,13 @@ class ControlServer:
         self._backend = backend
         self._address = Endpoint(config.listen.host, port)
         logger.info(
-            "serving on %s; data listeners on %s, advertised as %s; data server %s, encryption %s",
+            "serving on %s; listeners for gateways on %s, advertised as %s, for applications on %s, "
+            "advertised as %s; data server %s, encryption %s",
             self._address,
             config.bind_host,
             config.advertise_host,
+            config.bind_lan_host,
+            config.lan_host,
             config.data_server,
             config.encryption,
         )

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 from scistream.auth.certificates import make_session_certificate
 from scistream.control.gateway import Gateway
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 _QUEUE_LENGTH = 32
 
 _STATISTICS_TIMEOUT_S = 5.0
+# A release waits for these.
+_LAST_STATISTICS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -60,6 +63,7 @@ class SessionShell:
         self._certificate_pem = b""
         self._private_key_pem = b""
         self._server: DataServer | None = None
+        self._statistics: tuple[ChannelStatistics, ...] = ()
         self._todo: asyncio.Queue[BindListeners | StartDataServer] = asyncio.Queue(_QUEUE_LENGTH)
         self._worker = asyncio.create_task(self._work(), name=f"session {key.uid}")
         self._watch: asyncio.Task[None] | None = None
@@ -75,15 +79,24 @@ class SessionShell:
             self._freeing = asyncio.create_task(self._free(), name=f"freeing session {self._key.uid}")
 
     async def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Return what the channels have carried; nothing where no data server answers."""
-        if self._server is None or self._watch is None or self._freeing is not None:
-            return ()
+        """Return what the channels have carried; where no data server answers, what it said last."""
+        if self._freeing is None:
+            await self._look(_STATISTICS_TIMEOUT_S)
+        return self._statistics
+
+    @property
+    def last_statistics(self) -> tuple[ChannelStatistics, ...]:
+        """What the channels had carried when the data server last answered."""
+        return self._statistics
+
+    async def _look(self, timeout_s: float) -> None:
+        if self._server is None or self._watch is None:
+            return
         try:
-            async with asyncio.timeout(_STATISTICS_TIMEOUT_S):
-                return await self._server.statistics()
+            async with asyncio.timeout(timeout_s):
+                self._statistics = await self._server.statistics()
         except (DataServerError, TimeoutError) as error:
-            logger.warning("session %s: no statistics: %s", self._key.uid, error)
-            return ()
+            logger.warning("session %s: no statistics: %r", self._key.uid, error)
 
     # --- the worker ------------------------------------------------------------------------------------
 
@@ -112,7 +125,7 @@ class SessionShell:
 
     def _bind(self, command: BindListeners) -> None:
         try:
-            bound = bind_listeners(self._gateway.bind, command.ports)
+            bound = bind_listeners(self._gateway.listens_on(self._role).bind, command.ports)
         except ResourceExhausted as error:
             self._report(ReservationFailed(key=self._key, reason=str(error)))
             return
@@ -127,7 +140,7 @@ class SessionShell:
             return
         if self._gateway.encrypts:
             self._certificate_pem, self._private_key_pem = make_session_certificate(self._key.uid)
-        host = self._gateway.advertise_host
+        host = self._gateway.listens_on(self._role).advertise_host
         self._report(
             ListenersBound(
                 key=self._key,
@@ -176,6 +189,11 @@ class SessionShell:
     async def _free(self) -> None:
         await _cancelled(self._worker)
         if self._server is not None:
+            try:
+                await self._look(_LAST_STATISTICS_TIMEOUT_S)
+            except Exception:
+                logger.exception("session %s: asking for the last statistics failed", self._key.uid)
+            self._statistics = tuple(replace(channel, connections_open=0) for channel in self._statistics)
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     await self._server.stop()

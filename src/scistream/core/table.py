@@ -6,7 +6,7 @@ as it was. Sessions are found by their owner and uid together, so nobody can tel
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,7 @@ class SessionTable:
         self._limits = limits or Limits()
         self._sessions: dict[SessionKey, Session] = {}
         self._early: dict[SessionKey, list[Hello]] = {}
-        self._ended: deque[SessionKey] = deque()
+        self._ended: dict[SessionKey, None] = {}  # in the order of their ends
         self._handlers: dict[type[Event], Callable[[Session, Any], list[Command]]] = {
             Request: self._request_again,
             Hello: self._hello,
@@ -213,7 +213,7 @@ class SessionTable:
         ports = self._pool.take(event.num_conn)
         early = self._early.pop(event.key, [])
         if event.key in self._sessions:
-            self._ended.remove(event.key)
+            del self._ended[event.key]
         self._sessions[event.key] = Session(
             key=event.key,
             role=event.role,
@@ -434,7 +434,7 @@ class SessionTable:
         """Return what frees `session`, if it has ended just now."""
         if before.ended or not session.state.ended or session.key in self._ended:
             return []
-        self._ended.append(session.key)
+        self._ended[session.key] = None
         return [
             CancelTimer(key=session.key, timer=Timer.HELLO),
             CancelTimer(key=session.key, timer=Timer.UPDATE),
@@ -454,8 +454,11 @@ class SessionTable:
 
     def _forget_oldest(self) -> None:
         surplus = len(self._ended) - self._limits.ended_sessions
-        for key in [key for key in self._ended if self._sessions[key].freed][: max(0, surplus)]:
-            self._ended.remove(key)
+        if surplus <= 0:
+            return
+        freed = (key for key in self._ended if self._sessions[key].freed)
+        for key in tuple(itertools.islice(freed, surplus)):
+            del self._ended[key]
             del self._sessions[key]
 
 

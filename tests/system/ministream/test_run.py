@@ -51,6 +51,7 @@ def test_every_projection_is_sent_received_and_reconstructed_once(
         assert volume[()].max() > 0
         provenance = {**file.attrs, **volume.attrs}
         assert provenance["source"] == SMALL
+        assert provenance["rotation_center_estimated"]
         assert provenance["rotation_center"] == pytest.approx(verdict["rotation_center"])
     with Image.open(verdict["picture"]) as picture:
         assert min(picture.size) >= 96
@@ -167,6 +168,8 @@ def test_options_that_cannot_be_are_refused(processes: MarkedProcesses, tmp_path
         ([SMALL, "--workers", "5"], 3, "5 workers"),
         ([SMALL, "--data-server", "teleporter"], 3, "native"),
         (["phantom:columns=many"], 3, "columns"),
+        ([SMALL, "--center", "1000"], 3, "not on the detector"),
+        ([SMALL, "--center", "nan"], 2, "neither a column index nor auto"),
         ([SMALL, "--order", "backwards"], 2, "backwards"),
     ]
     for arguments, code, words in cases:
@@ -243,3 +246,73 @@ def test_everything_ends_when_the_run_itself_is_killed(processes: MarkedProcesse
     run.kill()
     run.communicate()
     processes.wait_until(lambda: not processes.alive(), timeout_s=30)
+
+
+def test_a_killed_data_server_is_what_the_run_complains_of(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    run = processes.start("run", SMALL, "--rate", "4", "--quiet", "--out", tmp_path / "out")
+    processes.wait_until(lambda: processes.named("quality"))
+    data_servers = processes.named("scistream.dataserver.native")
+    assert len(data_servers) >= 4  # a supervisor and workers for each gateway
+    data_servers[0].kill()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 8, errors
+    assert "data server" in errors
+    assert processes.alive() == []
+
+
+def test_a_control_server_that_hangs_for_a_while_does_not_disturb_the_stream(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    run = processes.start("run", SMALL, "--rate", "20", "--json", "--out", tmp_path / "out")
+    processes.wait_until(lambda: processes.named("quality"))
+    for server in processes.named("scistream.cli.s2cs"):
+        server.suspend()
+    # the last thing that is written before the gateways are asked again
+    processes.wait_until((tmp_path / "out" / "quality.json").exists)
+    for server in processes.named("scistream.cli.s2cs"):
+        server.resume()
+    out, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, errors
+    assert json.loads(out)["complete"] is True
+
+
+def test_modules_and_options_of_the_users_surroundings_do_not_disturb(
+    processes: MarkedProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('a module of the user')")
+    monkeypatch.setenv("MINISTREAM_DAQ_CONSUMERS", "2")
+    monkeypatch.setenv("S2CS_START_AUTH", "none")
+    monkeypatch.chdir(tmp_path)
+    finished = processes.run("run", SMALL, "--rate", "0", "--out", "out", "--json")
+    assert verdict_of(finished)["complete"] is True
+
+
+def test_a_scan_without_beam_is_an_error(processes: MarkedProcesses, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.h5", data_white=np.full((2, 3, 32), 5, "f4"))
+    finished = processes.run("run", scan, "--rate", "0", "--quiet", "--out", tmp_path / "out")
+    assert finished.returncode == 3
+    assert_one_line(finished, "nowhere brighter")
+
+
+def test_what_a_stage_warns_of_is_told(processes: MarkedProcesses, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.h5")
+    finished = processes.run("run", scan, "--rate", "0", "--json", "--out", tmp_path / "out")
+    verdict = verdict_of(finished)
+    assert verdict["rotation_center_estimated"] is False
+    assert any("rotation centre could not be found" in warning for warning in verdict["warnings"])
+    assert "warning: distribute: the rotation centre" in finished.stderr
+
+
+def test_folders_of_killed_runs_are_swept(processes: MarkedProcesses, tmp_path: Path) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    dead = scratch / "ministream-run-999999999-x"
+    alive = scratch / f"ministream-run-{os.getpid()}-x"
+    for folder in (dead, alive):
+        folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        verdict_of(processes.run("run", SMALL, "--rate", "0", "--json", "--out", tmp_path / "out"))
+    assert list(scratch.iterdir()) == [alive]

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from scistream.auth.certificates import write_certificate
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.errors import DeadlineExceeded, SessionNotFound
@@ -98,7 +99,9 @@ def test_a_session_carries_bytes_encrypted_between_the_applications_and_leaves_n
     )
     assert released.code == 0, released.err
     assert all(map(can_be_bound, ours["listeners"] + theirs["listeners"]))
-    assert sessions(producer)[0]["state"] == "released"
+    ended = sessions(producer)[0]
+    assert ended["state"] == "released"
+    assert ended["channels"][0] == {**ours["channels"][0], "connections_open": 0}
     for server in (producer, consumer):
         assert server.stop() == (143, [])
 
@@ -189,19 +192,96 @@ def test_profiles_in_a_file_say_where_the_facilities_are(
     gateways: Gateways, application: Applications, tmp_path: Path
 ) -> None:
     producer, consumer, app = gateways.start(), gateways.start(), application("detector")
-    config = tmp_path / "streaming.toml"
+    config = tmp_path / "scistream" / "config.toml"
+    config.parent.mkdir()
     config.write_text(
         "".join(
             f'[facilities.{name}]\naddress = "{server.address}"\n'
-            'certificate = "server.crt"\ntoken_file = "alice.token"\n'
+            'certificate = "../server.crt"\ntoken_file = "../alice.token"\n'
             for name, server in (("aps", producer), ("alcf", consumer))
         )
     )
-    opened = run_program(
-        "s2uc", "--config", config, "request", "aps", "alcf", f"--target={app.address}", "--json"
-    )
+    arguments = ["request", "aps", "alcf", f"--target={app.address}", "--json"]
+    opened = run_program("s2uc", "--config", config, *arguments)
     assert opened.code == 0, opened.err
     assert ask(opened.json["listeners"][0], b"hi") == b"detector:hi"
+
+    own = {"XDG_CONFIG_HOME": str(tmp_path)}
+    again = run_program("s2uc", *arguments, **own)
+    assert again.code == 0, again.err
+    both = {"aps": producer.address, "alcf": consumer.address}
+    shown = run_program("s2uc", "status", again.json["uid"], "--json", **own)
+    assert [one["server"] for one in shown.json["sessions"]] == [*both.values()]
+    released = run_program("s2uc", "release", again.json["uid"], "--json", **own)
+    assert released.json["released"] == [*both]
+    for server in (producer, consumer):
+        states = {one["uid"]: one["state"] for one in sessions(server)}
+        assert states == {opened.json["uid"]: "connected", again.json["uid"]: "released"}
+
+    # what one facility says is shown even if another one cannot be asked
+    assert consumer.stop() == (143, [])
+    partly = run_program("s2uc", "status", "--json", **own)
+    assert partly.code == 4
+    assert consumer.address in complaint(partly)
+    assert {one["server"] for one in partly.json["sessions"]} == {producer.address}
+
+
+def test_a_session_is_shown_by_the_facilities_that_have_it(gateways: Gateways, tmp_path: Path) -> None:
+    first, second = gateways.start("--encryption=optional"), gateways.start()
+    opened = run_program("s2uc", "inbound-request", "--target=127.0.0.1:9", "--plain", *first.options())
+    assert opened.code == 0, opened.err
+    uid = sessions(first)[0]["uid"]
+    both = [*first.options(), f"--s2cs={second.address}"]
+    shown = run_program("s2uc", "status", uid, "--json", *both)
+    assert shown.code == 0, shown.err
+    assert [one["server"] for one in shown.json["sessions"]] == [first.address]
+    missing = run_program("s2uc", "status", "never-seen", *both)
+    assert missing.code == 7
+    assert "never-seen" in complaint(missing)
+
+
+def test_a_session_whose_data_server_is_killed_says_so(gateways: Gateways, application: Applications) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    uid = finish(request(producer, consumer, app)).json["uid"]
+    for process in psutil.Process(producer.process.pid).children(recursive=True):
+        process.kill()
+        break
+    until(lambda: sessions(producer)[0]["state"] == "failed")
+    (failed,) = sessions(producer)
+    assert failed["uid"] == uid
+    assert failed["reason"].startswith("the data server ended: ")
+    assert "signal" in failed["reason"].lower() or "SIGKILL" in failed["reason"]
+    named = run_program("s2uc", "status", uid, *producer.options())
+    assert named.code == 0
+    assert "the data server ended" in " ".join(named.out.split())
+
+
+def test_another_certificate_than_the_servers_is_one_line_that_says_what_to_do(
+    gateways: Gateways, tmp_path: Path
+) -> None:
+    server = gateways.start()
+    other, _ = write_certificate(tmp_path / "other", ["127.0.0.1"])
+    wrong = run_program("s2uc", "status", f"--s2cs={server.address}", f"--certificate={other}")
+    assert wrong.code == 4
+    assert "another certificate than the one given" in complaint(wrong)
+    none = run_program("s2uc", "status", f"--s2cs={server.address}")
+    assert none.code == 4
+    assert "--certificate FILE" in complaint(none)
+    assert "given;" not in none.err
+
+
+def test_the_clear_side_of_a_gateway_is_where_the_operator_wants_it(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer = gateways.start("--bind=127.0.0.2")
+    consumer, app = gateways.start("--bind=127.0.0.2", "--bind-lan=127.0.0.3"), application("detector")
+    opened = finish(request(producer, consumer, app)).json
+    (listener,) = opened["listeners"]
+    assert listener.startswith("127.0.0.3:")
+    assert sessions(producer)[0]["listeners"][0].startswith("127.0.0.2:")
+    assert ask(listener, b"hi") == b"detector:hi"
+    assert can_be_bound(listener.replace("127.0.0.3", "127.0.0.2"))
+    assert consumer.ready["advertise_lan"] == "127.0.0.3"
 
 
 def test_an_application_that_says_hello_before_the_request_waits_for_it(

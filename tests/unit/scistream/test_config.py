@@ -56,11 +56,22 @@ def test_an_address_that_nobody_can_connect_to_is_not_advertised() -> None:
             config(advertise_host=host)
 
 
+def test_applications_are_told_the_address_that_is_bound_for_them_unless_another_is_given() -> None:
+    assert config().lan_host == "127.0.0.1"
+    assert config(bind_host="0.0.0.0").lan_host == "127.0.0.1"
+    assert config(bind_lan_host="10.0.1.1").lan_host == "10.0.1.1"
+    assert config(bind_lan_host="0.0.0.0", advertise_lan_host="gw.lan").lan_host == "gw.lan"
+    with pytest.raises(ConfigurationError, match="--advertise-lan HOST"):
+        config(bind_lan_host="0.0.0.0")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"bind_host": "a b"},
         {"advertise_host": ""},
+        {"bind_lan_host": "a b"},
+        {"advertise_lan_host": ""},
         {"limits": Limits(hello_timeout_s=0)},
         {"limits": Limits(update_timeout_s=float("inf"))},
         {"limits": Limits(early_hello_timeout_s=float("nan"))},

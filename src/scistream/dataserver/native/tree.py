@@ -28,7 +28,8 @@ STOP_LIMIT_S = 8.0
 
 #: All that the tree gets of our environment: what Python and the loader need, no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-_ENVIRONMENT_PREFIXES = ("PYTHON", "OPENSSL")
+_ENVIRONMENT_PREFIXES = ("PYTHON", "OPENSSL", "SCISTREAM_MARK")
+"""The last one: marks by which whoever has started us finds all that descends from it."""
 
 
 class SessionName:

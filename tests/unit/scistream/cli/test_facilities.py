@@ -8,7 +8,7 @@ import click
 import pytest
 
 from scistream.cli import options
-from scistream.cli.facilities import find_facilities
+from scistream.cli.facilities import find_facilities, find_servers
 from support.programs import Run
 
 
@@ -51,8 +51,91 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 CONFIG = "--config=etc/config.toml"
 
 
+@click.command(context_settings=options.CONTEXT_SETTINGS)
+@click.argument("texts", nargs=-1)
+@options.config_option(tables=("facilities",))
+@click.pass_context
+def servers(context: click.Context, texts: tuple[str, ...]) -> None:
+    """Show which control servers are meant."""
+    click.echo(" ".join(find_servers(context, texts)))
+
+
+@pytest.fixture
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own configuration file, with a profile."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    path = tmp_path / "xdg" / "scistream" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[facilities.own]\naddress = 'own:1'\ncertificate = 'own.crt'\n")
+    (path.parent / "own.crt").write_text("cert-own")
+    return path
+
+
 def test_a_profile_says_everything_with_paths_from_its_file(run: Run) -> None:
     assert run(show, CONFIG, "aps")[1] == "gw.aps.example:5000 cert-a token-a\n"
+
+
+def test_the_users_own_file_is_read_unless_another_is_given(run: Run, own_config: Path) -> None:
+    assert run(show, "own")[1] == "own:1 cert-own None\n"
+    assert "neither HOST:PORT nor a profile" in run(show, CONFIG, "own")[2]
+    own_config.write_text("not toml")
+    assert str(own_config) in run(show, "own")[2]
+    assert run(show, CONFIG, "aps")[0] == 0
+
+
+def test_the_users_own_file_is_in_the_home_directory_by_default(
+    run: Run, own_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xdg").rename(tmp_path / ".config")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", value)
+        assert run(show, "own")[1] == "own:1 cert-own None\n"
+
+
+def test_a_path_of_a_profile_may_begin_at_the_home_directory(
+    run: Run, own_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own_config.write_text("[facilities.own]\naddress = 'own:1'\ncertificate = '~/etc/b.crt'\n")
+    assert run(show, "own")[1] == "own:1 cert-b None\n"
+
+
+def test_the_users_own_file_holds_profiles_only(run: Run, own_config: Path) -> None:
+    own_config.write_text("[own]\naddress = 'own:1'\n")
+    code, _, err = run(show, "own")
+    assert code == 3
+    assert f"{own_config}: unknown key 'own'; known here: facilities (was [facilities.own] meant?)" in err
+
+
+def test_a_profile_outside_of_the_table_of_profiles_is_an_error_that_says_where_it_belongs(run: Run) -> None:
+    Path("wrong.toml").write_text("[aps]\naddress = 'own:1'\n")
+    code, _, err = run(show, "--config=wrong.toml", "aps")
+    assert code == 3
+    assert "facilities" in err.split("known here: ")[1].split(" (was ")[0]
+    assert "[facilities.aps]" in err
+
+
+def test_an_unknown_name_says_what_to_write_and_where(run: Run, own_config: Path) -> None:
+    code, _, err = run(show, "alcf")
+    assert code == 3
+    assert f"profiles in {own_config}: own" in err
+    assert "[facilities.alcf]" in err
+    assert all(word in err for word in ("address =", "certificate =", "token_file ="))
+    own_config.unlink()
+    err = run(show, "alcf")[2]
+    assert f"there is no {own_config}" in err
+    assert "--config FILE" in err
+
+
+def test_without_a_server_all_profiles_are_meant_and_without_profiles_this_machine(
+    run: Run, own_config: Path
+) -> None:
+    assert run(servers)[1] == "own\n"
+    assert run(servers, CONFIG)[1] == "aps bad empty\n"
+    assert run(servers, CONFIG, "x:1")[1] == "x:1\n"
+    own_config.unlink()
+    assert run(servers)[1] == "localhost:5000\n"
 
 
 def test_the_command_line_wins_over_the_profile_and_the_environment_over_its_token(
@@ -74,7 +157,7 @@ def test_certificates_are_one_for_all_or_one_for_each(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["apz"], "known: aps, bad, empty"),
+        (["apz"], "etc/config.toml: aps, bad, empty"),
         (["bad"], "token"),
         (["empty"], "no address"),
         (["x:1", "--certificate=missing"], "missing cannot be read"),

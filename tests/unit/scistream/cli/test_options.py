@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,24 @@ def test_errors_are_one_line_and_a_code(run: Run) -> None:
     code, _, err = run(program, "fail", "bug")
     assert code == 1
     assert err == "prog: error: unexpected ZeroDivisionError: oh; -v shows where\n"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["token", "alice", "--auth-file=t.toml", "--out=a.token"]])
+def test_output_to_a_full_device_is_one_clear_line(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "scistream.cli.s2cs", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert finished.returncode == 5
+    assert finished.stderr == (
+        "s2cs: error: the output cannot be written: No space left on device; free space, or write elsewhere\n"
+    )
 
 
 def test_verbose_shows_where_a_bug_is(run: Run) -> None:

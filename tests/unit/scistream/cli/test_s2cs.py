@@ -47,6 +47,8 @@ def prepare(run: Run) -> None:
         (["--auth=none", "--listen=0.0.0.0:0", "--advertise=gw"], "--insecure"),
         (["--auth=globos", "--listen=127.0.0.1:0"], "not installed; there are"),
         (["--auth=shared-key", "--auth-file=tokens.toml"], "--advertise 0.0.0.0"),
+        (["--auth=none", "--listen=127.0.0.1:0", "--bind-lan=::"], "--advertise-lan HOST"),
+        (["--auth=none", "--listen=127.0.0.1:0", "--bind-lan=no.invalid"], "--bind-lan no.invalid cannot"),
         (["--auth=shared-key", "--auth-file=tokens.toml", "--listen=nowhere"], "names no port"),
         (
             ["--auth=shared-key", "--auth-file=tokens.toml", "--listen=127.0.0.1:0", "--port-range=9-1"],

@@ -107,6 +107,70 @@ async def test_a_session_through_two_servers_carries_bytes_and_leaves_nothing(
     assert ours.tls.certificate_pem != theirs.tls.certificate_pem
 
 
+async def test_an_ended_session_is_shown_with_what_it_has_carried(start: Start, echo: Endpoint) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        await client.update("uid", Role.PRODUCER, [echo])
+        await ask(grant.listeners[0], b"x" * 1000)
+        await client.release("uid")
+        (status,) = await client.status("uid")
+        assert (status.state, status.bytes_forwarded) == (State.RELEASED, 2000)
+        assert status.channels[0].connections_open == 0
+
+
+@pytest.mark.parametrize("dead_answer", [True, False])
+async def test_a_session_whose_data_server_died_is_shown_with_what_was_last_known(
+    start: Start, echo: Endpoint, dead_answer: bool
+) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    running.backend.dead_answer = dead_answer
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        await client.update("uid", Role.PRODUCER, [echo])
+        await ask(grant.listeners[0], b"x" * 1000)
+        assert (await client.status("uid"))[0].bytes_forwarded == 2000
+        await ask(grant.listeners[0], b"x" * 500)
+        running.backend.servers[0].die("out of memory")
+        await until_state(client, "uid", State.FAILED)
+        await client.release("uid")
+        (status,) = await client.status("uid")
+        assert (status.state, status.bytes_forwarded) == (State.FAILED, 3000 if dead_answer else 2000)
+        assert status.reason == "the data server ended: out of memory"
+
+
+async def test_another_gateway_and_the_applications_connect_to_different_addresses(
+    start: Start, echo: Endpoint
+) -> None:
+    running = await start(
+        bind_host="127.0.0.2",
+        advertise_host="127.0.0.2",
+        bind_lan_host="127.0.0.3",
+        encryption=Encryption.OPTIONAL,
+    )
+    async with running.facility().connect() as client:
+        for role, host, other in (
+            (Role.PRODUCER, "127.0.0.2", "127.0.0.3"),
+            (Role.CONSUMER, "127.0.0.3", "127.0.0.2"),
+        ):
+            grant = await reserve_side(client, role.value, role, addresses=[echo])
+            await client.update(role.value, role, [echo])
+            (listener,) = grant.listeners
+            assert listener.host == host
+            assert await ask(listener, b"there") == b"there"
+            assert can_be_bound(Endpoint(other, listener.port))
+
+
+async def test_the_applications_side_is_on_loopback_unless_the_operator_says_otherwise(start: Start) -> None:
+    running = await start(bind_host="127.0.0.2", advertise_host="gateway.example")
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.CONSUMER, addresses=[APP])
+        (listener,) = grant.listeners
+        assert listener.host == "127.0.0.1"
+        assert not can_be_bound(listener)
+        assert can_be_bound(Endpoint("127.0.0.2", listener.port))
+
+
 async def test_simultaneous_sessions_are_not_cross_wired(start: Start) -> None:
     producer, consumer = await start(), await start()
     applications = [Endpoint("127.0.0.1", 20_000 + number) for number in range(20)]
