@@ -17,7 +17,7 @@ from ministream.errors import ConnectionFailed
 from scistream.auth.certificates import make_certificate
 from scistream.auth.secret_files import create_secret_file
 from scistream.auth.shared_key import create_token
-from scistream.client import BothSides, Facility, StreamingSession, open_session
+from scistream.client import Facility, StreamingSession, open_session
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import State
 from scistream.errors import SciStreamError
@@ -79,6 +79,25 @@ def prepare_facility(folder: Path, name: str) -> LocalFacility:
     return facility
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """A session at one moment.
+
+    Parameters
+    ----------
+    bytes_to_consumer : int
+        Application bytes that the channels have carried from producer to consumer.
+    encrypted : bool
+        Both gateways say that the leg between them is encrypted.
+    failure : str or None
+        Why it has failed, in the words of a gateway.
+    """
+
+    bytes_to_consumer: int
+    encrypted: bool
+    failure: str | None
+
+
 class Tunnel:
     """An open session, as the pipeline sees it."""
 
@@ -89,44 +108,28 @@ class Tunnel:
         self.addresses = tuple(f"{_SCHEME}{listener}" for listener in session.listeners)
         """Where the consumer connects, one address per channel."""
 
-    async def bytes_to_consumer(self) -> int:
-        """Return how many application bytes the channels have carried from producer to consumer.
+    async def look(self) -> SessionView:
+        """Ask both gateways how the session is.
 
         Raises
         ------
         ConnectionFailed
             A control server does not answer.
         """
-        status = await self._status()
-        return sum(channel.bytes_from_target for channel in status.consumer.channels)
-
-    async def is_encrypted(self) -> bool:
-        """Return whether both gateways say that the leg between them is encrypted.
-
-        Raises
-        ------
-        ConnectionFailed
-            A control server does not answer.
-        """
-        status = await self._status()
-        return status.producer.encrypted and status.consumer.encrypted
-
-    async def failure(self) -> str | None:
-        """Return why the session has failed, by the word of a gateway; None if none says so."""
         try:
             status = await self._session.status()
         except SciStreamError as error:
-            return f"the session has failed: {error}"
-        for side, seen in (("producer", status.producer), ("consumer", status.consumer)):
-            if seen.state is State.FAILED:
-                return f"the session has failed at the {side}'s gateway: {seen.reason}"
-        return None
-
-    async def _status(self) -> BothSides:
-        try:
-            return await self._session.status()
-        except SciStreamError as error:
             raise ConnectionFailed(f"session: {error}") from error
+        failures = [
+            f"the session has failed at the {side}'s gateway: {seen.reason}"
+            for side, seen in (("producer", status.producer), ("consumer", status.consumer))
+            if seen.state is State.FAILED
+        ]
+        return SessionView(
+            bytes_to_consumer=sum(channel.bytes_from_target for channel in status.consumer.channels),
+            encrypted=status.producer.encrypted and status.consumer.encrypted,
+            failure=failures[0] if failures else None,
+        )
 
 
 @contextlib.asynccontextmanager

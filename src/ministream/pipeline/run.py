@@ -13,9 +13,10 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from ministream import tunnel
 from ministream.errors import ConnectionFailed, InputError, OutputError, StageError
@@ -94,8 +95,7 @@ class _Run:
             self._phase("starting distributor and workers")
             distributor, workers, quality = await self._start_consumers(session.addresses, truth)
             self._phase("streaming")
-            async with self._metering(session):
-                summaries = await self._stream([daq, distributor, *workers], quality, session)
+            summaries = await self._stream([daq, distributor, *workers], quality, session)
             sent, received, reconstructed = summaries[0], summaries[1], summaries[2:]
             # before anything else can go wrong
             self._phase("writing results")
@@ -106,7 +106,7 @@ class _Run:
                 truth=truth,
                 attributes=self._provenance(received),
             )
-            carried, encrypted = await self._account(session)
+            account = await self._account(session)
         counts = (
             int(sent["projections_sent"]),
             int(received["projections_received"]),
@@ -120,9 +120,9 @@ class _Run:
             projections_sent=counts[0],
             projections_received=counts[1],
             projections_reconstructed=counts[2],
-            bytes=carried,
-            bytes_per_s=carried / max(received_s, 1e-9),
-            encrypted=encrypted,
+            bytes=account.bytes_to_consumer,
+            bytes_per_s=account.bytes_to_consumer / max(received_s, 1e-9),
+            encrypted=account.encrypted,
             setup_seconds=session.setup_s,
             stream_seconds=stream_s,
             rotation_center=float(received["rotation_center"]),
@@ -144,26 +144,48 @@ class _Run:
 
     async def _stream(self, stages: list[Child], quality: Child, session: tunnel.Tunnel) -> list[Event]:
         """Wait until all stages are done; return their summaries."""
+        # the live quality stage is not waited for: it ends with its input, and is told to otherwise
+        streaming = asyncio.create_task(all_done(stages, must_live=self._servers, may_end=[quality]))
+        metering = asyncio.create_task(self._meter(session))
         try:
-            # the live quality stage is not waited for: it ends with its input, and is told to otherwise
-            return await all_done(stages, must_live=self._servers, may_end=[quality])
+            await asyncio.wait({streaming, metering}, return_when=asyncio.FIRST_COMPLETED)
+            if not streaming.done():
+                metering.result()  # it ends by raising only
+            return streaming.result()
         except StageError as failure:
-            if is_echo(failure) and (reason := await session.failure()):
-                raise StageError(reason) from failure
-            raise
+            reason = (await self._account(session)).failure if is_echo(failure) else None
+            if reason is None:
+                raise
+            raise StageError(reason) from failure
+        finally:
+            for task in (streaming, metering):
+                task.cancel()
+            await asyncio.gather(streaming, metering, return_exceptions=True)
 
-    async def _account(self, session: tunnel.Tunnel) -> tuple[int, bool]:
-        """Return what the session has carried in all, and whether encrypted."""
+    async def _meter(self, session: tunnel.Tunnel) -> NoReturn:
+        """Ask the gateways what they carry, again and again; raise StageError if the session has failed."""
+        last_bytes, last_s = 0, time.monotonic()
+        while True:
+            await asyncio.sleep(_POLL_INTERVAL_S)
+            try:
+                view, now_s = await session.look(), time.monotonic()
+            except ConnectionFailed as error:
+                # the stream does not depend on it
+                logger.info("no figures of the session: %s", error)
+                continue
+            if view.failure is not None:
+                raise StageError(view.failure)
+            self.progress.session_bytes = view.bytes_to_consumer
+            self.progress.session_bytes_per_s = (view.bytes_to_consumer - last_bytes) / (now_s - last_s)
+            last_bytes, last_s = view.bytes_to_consumer, now_s
+            self.observer(self.progress)
+
+    async def _account(self, session: tunnel.Tunnel) -> tunnel.SessionView:
+        """Return what the gateways say at the end; they are asked more than once."""
         for _ in range(_ACCOUNT_TRIES - 1):
             with contextlib.suppress(ConnectionFailed):
-                return await session.bytes_to_consumer(), await session.is_encrypted()
-        try:
-            return await session.bytes_to_consumer(), await session.is_encrypted()
-        except ConnectionFailed as error:
-            raise ConnectionFailed(
-                f"the results are in {self.options.out}, and the gateways do not confirm how they came: "
-                f"{error}"
-            ) from error
+                return await session.look()
+        return await session.look()
 
     # ------------------------------------------------------------------ starting
 
@@ -260,32 +282,6 @@ class _Run:
     def _on_warning(self, child: Child, text: str) -> None:
         self.progress.warnings.append(f"{child.name}: {text}")
         self.observer(self.progress)
-
-    @contextlib.asynccontextmanager
-    async def _metering(self, session: tunnel.Tunnel) -> AsyncIterator[None]:
-        """Ask the gateways what they carry, as long as the body runs."""
-        task = asyncio.create_task(self._meter(session), name="meter")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _meter(self, session: tunnel.Tunnel) -> None:
-        last_bytes, last_s = 0, time.monotonic()
-        while True:
-            await asyncio.sleep(_POLL_INTERVAL_S)
-            try:
-                carried, now_s = await session.bytes_to_consumer(), time.monotonic()
-            except ConnectionFailed as error:
-                # the stream does not depend on it
-                logger.info("no figures of the session: %s", error)
-                continue
-            self.progress.session_bytes = carried
-            self.progress.session_bytes_per_s = (carried - last_bytes) / (now_s - last_s)
-            last_bytes, last_s = carried, now_s
-            self.observer(self.progress)
 
     def _phase(self, text: str) -> None:
         self.progress.phase = text

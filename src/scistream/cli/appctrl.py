@@ -27,7 +27,8 @@ def appctrl() -> None:
       appctrl hello 0f3c… --role PROD --address 10.0.1.5:5001 --s2cs aps.example:5000 \\
           --certificate aps.crt --token-file my.token
 
-    Options also come from the environment (APPCTRL_HELLO_ADDRESS), the token from APPCTRL_TOKEN.
+    Options also come from the environment (APPCTRL_HELLO_ADDRESS), the token from APPCTRL_TOKEN. --s2cs
+    takes the name of a profile too; 's2uc --help' shows how profiles are written.
     """
 
 

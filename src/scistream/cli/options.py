@@ -129,7 +129,10 @@ def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:
         is_eager=True,
         expose_value=False,
         callback=load,
-        help="Read option values from this TOML file.",
+        help="Read option values from this TOML file."
+        if not tables
+        else f"Read option values and {', '.join(tables)} from this TOML file "
+        "[~/.config/scistream/config.toml, if there].",
     )
 
 

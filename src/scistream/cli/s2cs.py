@@ -129,6 +129,7 @@ def start(
     \b
     Example, on one machine:
       s2cs start --listen 127.0.0.1:5000 --auth shared-key --auth-file tokens.toml
+
     \b
     A gateway with the address 192.0.2.7 outside and 10.0.1.1 inside, where its applications are:
       s2cs start --auth shared-key --auth-file tokens.toml --bind 192.0.2.7 --bind-lan 10.0.1.1

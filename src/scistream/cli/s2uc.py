@@ -97,6 +97,7 @@ def s2uc() -> None:
       s2uc request aps.example:5000 alcf.example:5000 --target 10.0.1.5:5001 \\
           --producer-certificate aps.crt --consumer-certificate alcf.crt --token-file my.token
     and the consumer application connects to the listeners that this prints.
+
     \b
     Shorter with profiles, in ~/.config/scistream/config.toml or a file given with --config:
       [facilities.aps]
@@ -107,6 +108,7 @@ def s2uc() -> None:
       address = "alcf.example:5000"
       certificate = "alcf.crt"
       token_file = "alcf.token"
+
     \b
     Then:
       s2uc request aps alcf --target 10.0.1.5:5001
@@ -158,6 +160,7 @@ def request(
     Example:
       s2uc request localhost:5000 localhost:6000 --target 127.0.0.1:5001 \\
           --producer-certificate p.crt --consumer-certificate c.crt --token-file my.token
+
     \b
     With profiles (see 's2uc --help'):
       s2uc request aps alcf --target 10.0.1.5:5001

@@ -181,8 +181,8 @@ class ControlClient:
             if self._server_certificate_pem is None:
                 return errors.PeerError(
                     f"{where} shows a certificate that this machine does not know; get its server.crt from "
-                    "its operator and give it with --certificate FILE ('s2uc request': --producer-certificate, "
-                    "--consumer-certificate), or as 'certificate' in its profile"
+                    "its operator and give it with --certificate FILE ('s2uc request': "
+                    "--producer-certificate, --consumer-certificate), or as 'certificate' in its profile"
                 )
             return errors.PeerError(
                 f"{where} shows another certificate than the one given; get its server.crt from its operator"

@@ -240,20 +240,27 @@ def test_a_session_is_shown_by_the_facilities_that_have_it(gateways: Gateways, t
     assert "never-seen" in complaint(missing)
 
 
-def test_a_session_whose_data_server_is_killed_says_so(gateways: Gateways, application: Applications) -> None:
+@pytest.mark.parametrize("which", ["supervisor", "worker"])
+def test_a_session_whose_data_server_is_killed_says_so(
+    gateways: Gateways, application: Applications, which: str
+) -> None:
     producer, consumer, app = gateways.start(), gateways.start(), application("detector")
     uid = finish(request(producer, consumer, app)).json["uid"]
-    for process in psutil.Process(producer.process.pid).children(recursive=True):
-        process.kill()
-        break
+    (supervisor,) = psutil.Process(producer.process.pid).children()
+    victim = supervisor if which == "supervisor" else supervisor.children()[0]
+    victim.kill()
     until(lambda: sessions(producer)[0]["state"] == "failed")
-    (failed,) = sessions(producer)
-    assert failed["uid"] == uid
+    shown = run_program("s2uc", "status", uid, "--json", *producer.options())
+    assert shown.code == 0, shown.err
+    (failed,) = shown.json["sessions"]
+    assert (failed["uid"], failed["state"]) == (uid, "failed")
     assert failed["reason"].startswith("the data server ended: ")
-    assert "signal" in failed["reason"].lower() or "SIGKILL" in failed["reason"]
-    named = run_program("s2uc", "status", uid, *producer.options())
-    assert named.code == 0
-    assert "the data server ended" in " ".join(named.out.split())
+    assert "data server" in failed["reason"].removeprefix("the data server ended: ")
+    assert which in failed["reason"]
+    assert f"session {uid} of alice: failed (the data server ended: " in producer.log.read_text()
+    for_people = run_program("s2uc", "status", uid, *producer.options())
+    assert for_people.code == 0
+    assert "the data server ended" in " ".join(for_people.out.split())
 
 
 def test_another_certificate_than_the_servers_is_one_line_that_says_what_to_do(
