@@ -311,11 +311,23 @@ def test_stripes_of_a_wrong_size_are_a_protocol_error(stack: ExitStack, distribu
     assert "4 bytes" in str(worker.error)
 
 
-def test_a_result_that_cannot_be_written_is_an_output_error(
+def test_a_result_that_could_never_be_written_is_refused_before_the_scan_begins(
     stack: ExitStack, distributor: Distributor, tmp_path: Path
 ) -> None:
     worker = start(stack, distributor, output=tmp_path / "no such folder" / "part.h5")
+    worker.join()
+    assert isinstance(worker.error, OutputError)
+    assert worker.events == []
+
+
+def test_a_result_that_cannot_be_written_is_an_output_error(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    worker = start(stack, distributor, output=folder / "part.h5")
     distributor.accept()
+    folder.rmdir()
     distributor.assign()
     for index in range(VIEWS):
         distributor.send(index)
