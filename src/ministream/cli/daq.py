@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
+from ministream.cli.scan_options import substitute_options
 
 
 @click.command(name="daq", short_help="Play a scan as a detector would: the first stage.")
@@ -44,8 +45,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a phantom's ground truth to this HDF5 file first.",
 )
-@click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none.")
-@click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none.")
+@substitute_options
 @json_option()
 @config_option()
 @verbose_option()

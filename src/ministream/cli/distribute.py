@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ministream.cli.options import (
-    CENTER,
     config_option,
     json_option,
     run_stage,
     verbose_option,
     version_option,
 )
+from ministream.cli.scan_options import correction_options
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -34,20 +34,7 @@ from ministream.cli.options import (
 @click.option(
     "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many to wait for."
 )
-@click.option(
-    "--center",
-    type=CENTER,
-    default="auto",
-    show_default=True,
-    help="Rotation axis, as a column index from 0; auto finds it while the scan comes in.",
-)
-@click.option(
-    "--stripes",
-    type=click.Choice(["sorting", "none"]),
-    default="sorting",
-    show_default=True,
-    help="Removal of stripes (rings in the image).",
-)
+@correction_options
 @click.option(
     "--credits",
     type=click.IntRange(1, 65536),

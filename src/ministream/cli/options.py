@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import signal
 import socket
@@ -52,28 +51,6 @@ class StoppedBySignal(Exception):
 
 
 # --- options -------------------------------------------------------------------------------------------
-
-
-class _Center(click.ParamType[float | None]):
-    """A column index, or ``auto``: None."""
-
-    name = "COLUMN|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Return the column index, None for ``auto``."""
-        if value == "auto":
-            return None
-        try:
-            column = float(value)
-        except ValueError:
-            column = math.nan
-        if not math.isfinite(column):
-            self.fail(f"{value!r} is neither a column index nor auto", param, ctx)
-        return column
-
-
-CENTER = _Center()
-"""The type of ``--center``."""
 
 
 def version_option() -> Callable[[F], F]:

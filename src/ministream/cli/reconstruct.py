@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
+from ministream.cli.scan_options import update_options
 
 
 @click.command(name="reconstruct", short_help="Reconstruct slices while projections arrive.")
@@ -24,33 +25,7 @@ from ministream.cli.options import config_option, json_option, run_stage, verbos
 @click.option(
     "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many there are."
 )
-@click.option(
-    "--algorithm",
-    type=click.Choice(["sirt", "os-sirt"]),
-    default="os-sirt",
-    show_default=True,
-    help="sirt: sliding window of the newest views; os-sirt: newest views plus a spread replay of all.",
-)
-@click.option(
-    "--window",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Views that one update works on.",
-)
-@click.option(
-    "--step", type=click.IntRange(min=1), default=4, show_default=True, help="New views between updates."
-)
-@click.option(
-    "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Iterations per update."
-)
-@click.option(
-    "--refine",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Passes over all views after the last has arrived.",
-)
+@update_options
 @click.option(
     "--threads", type=click.IntRange(min=1), show_default="one for each core", help="Threads of the kernels."
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ministream.cli.exit_codes import ExitCode
-from ministream.cli.options import CENTER, config_option, run_until_done, verbose_option, version_option
+from ministream.cli.options import config_option, run_until_done, verbose_option, version_option
+from ministream.cli.scan_options import correction_options, substitute_options, update_options
 
 if TYPE_CHECKING:
     from ministream.pipeline import Verdict
@@ -55,51 +56,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Order in which the views are played; bit-reversed order shows the whole object early.",
 )
-@click.option(
-    "--algorithm",
-    type=click.Choice(["sirt", "os-sirt"]),
-    default="os-sirt",
-    show_default=True,
-    help="sirt: sliding window of the newest views; os-sirt: newest views plus a spread replay of all.",
-)
-@click.option(
-    "--window",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Views that one update works on.",
-)
-@click.option(
-    "--step", type=click.IntRange(min=1), default=4, show_default=True, help="New views between updates."
-)
-@click.option(
-    "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Iterations per update."
-)
-@click.option(
-    "--refine",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Passes over all views after the last has arrived.",
-)
-@click.option(
-    "--center",
-    type=CENTER,
-    default="auto",
-    show_default=True,
-    help="Rotation axis, as a column index from 0; auto finds it.",
-)
-@click.option(
-    "--stripes",
-    type=click.Choice(["sorting", "none"]),
-    default="sorting",
-    show_default=True,
-    help="Removal of stripes (rings in the image).",
-)
+@update_options
+@correction_options
+@substitute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the verdict.")
-@click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none.")
-@click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none.")
 @config_option()
 @verbose_option()
 @version_option()

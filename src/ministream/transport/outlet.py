@@ -396,7 +396,11 @@ class Outlet:
         """Give up a flow whose connection has gone, unless its receiver has taken leave before that."""
         # its last words are in the socket by now: ZeroMQ keeps what came before a connection went
         self._read_messages()
-        self._drop(flow, "the connection was lost", lost=True)
+        if flow.finished and flow.acknowledged == flow.next_sequence:
+            # it has everything, knows that this was all, and has said so: only its farewell is missing
+            self._drop(flow, "it has gone, with everything acknowledged", lost=False)
+        else:
+            self._drop(flow, "the connection was lost", lost=True)
 
     def _drop(self, flow: _Flow, reason: str, *, lost: bool) -> None:
         if self._flows.get(flow.name) is not flow:

@@ -290,3 +290,30 @@ def test_a_receivers_last_words_count_although_it_has_gone(connections: int) -> 
         left = events[-1]
         assert isinstance(left, Left)
         assert (left.lost, left.unacknowledged) == (False, 0)
+
+
+def test_a_receiver_that_dies_after_acknowledging_everything_has_lost_nothing() -> None:
+    with Outlet(description={}, **QUICK) as outlet:
+        with process(RECEIVER, outlet.address) as receiver:
+            while not outlet.flows:
+                outlet.poll(5)
+            outlet.send("f", b"0")
+            assert first_line(receiver) == "0"
+            # this receiver acknowledges nothing by itself: nothing is lost only if there was nothing
+            outlet.finish("f")
+            receiver.kill()
+            events: list[FlowEvent] = []
+            while not any(isinstance(event, Left) for event in events):
+                events += outlet.poll(5)
+            assert isinstance(events[-1], Left)
+            assert (events[-1].lost, events[-1].unacknowledged) == (True, 1)
+        with process(RECEIVER, outlet.address) as receiver:
+            while not outlet.flows:
+                outlet.poll(5)
+            outlet.finish("f")
+            receiver.kill()
+            events = []
+            while not any(isinstance(event, Left) for event in events):
+                events += outlet.poll(5)
+            assert isinstance(events[-1], Left)
+            assert (events[-1].lost, events[-1].unacknowledged) == (False, 0)
