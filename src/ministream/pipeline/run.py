@@ -153,10 +153,13 @@ class _Run:
                 metering.result()  # it ends by raising only
             return streaming.result()
         except StageError as failure:
-            reason = (await self._account(session)).failure if is_echo(failure) else None
-            if reason is None:
-                raise
-            raise StageError(reason) from failure
+            if is_echo(failure):
+                # where the gateways do not answer either, the failure is all there is to tell
+                with contextlib.suppress(ConnectionFailed):
+                    reason = (await self._account(session)).failure
+                    if reason is not None:
+                        raise StageError(reason) from failure
+            raise
         finally:
             for task in (streaming, metering):
                 task.cancel()
@@ -190,7 +193,7 @@ class _Run:
     # ------------------------------------------------------------------ starting
 
     async def _start_together(self, truth: Path | None) -> tuple[Child, tunnel.Gateway, tunnel.Gateway]:
-        """Start both control servers and the DAQ at once; return when all are ready."""
+        """Start both control servers and the DAQ at once; return when both servers are ready."""
         facilities = [tunnel.prepare_facility(self.folder / name, name) for name in ("producer", "consumer")]
         servers = [
             await self._start(
@@ -201,7 +204,6 @@ class _Run:
         self._servers = servers
         daq = await self._start("daq", commands.daq(self.options, truth))
         ready = await asyncio.gather(*(server.ready(_READY_TIMEOUT_S) for server in servers))
-        await daq.ready(_READY_TIMEOUT_S)
         producer, consumer = (
             facility.gateway(event) for facility, event in zip(facilities, ready, strict=True)
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from ministream.errors import (
     ConnectionFailed,
     InputError,
-    MiniStreamError,
     PortInUse,
     ProtocolError,
     StageError,
@@ -25,55 +23,19 @@ from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.stages.distribute import DistributeOptions, run
 from ministream.transport import Ended, Inlet, Joined, Left, Message, Notice, Outlet
 from ministream.wire import timage
+from support.stages import StageThread
 
 WAIT_S = 20.0
 ROWS, COLUMNS, PROJECTIONS = 3, 40, 24
 CENTER = 17.0
 
 
-class Distributor:
+class Distributor(StageThread):
     """The stage, in a thread."""
 
     def __init__(self, daq: str, **options: Any) -> None:
-        self.events: list[Mapping[str, Any]] = []
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._ready: queue.Queue[str] = queue.Queue()
         values = {"workers": 1, "center": CENTER, "stripes": "none", "connect_timeout_s": 2.0} | options
-        self._options = DistributeOptions(connect=[daq], **values)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            run(self._options, self._report, self._stop)
-        except MiniStreamError as error:
-            self.error = error
-            self._ready.put("")
-
-    def _report(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-        if event["event"] == "ready":
-            self._ready.put(event["address"])
-
-    @property
-    def address(self) -> str:
-        return self._ready.get(timeout=WAIT_S)
-
-    @property
-    def done(self) -> Mapping[str, Any]:
-        self.join()
-        assert self.error is None, self.error
-        assert self.events[-1]["event"] == "done"
-        return self.events[-1]
-
-    def join(self) -> None:
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive(), "the distributor does not end"
-
-    def stop(self) -> None:
-        self._stop.set()
-        self.join()
+        super().__init__(run, DistributeOptions(connect=[daq], **values), wait_s=WAIT_S)
 
 
 class Daq:

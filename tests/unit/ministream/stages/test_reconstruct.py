@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -17,7 +15,6 @@ import pytest
 from ministream.errors import (
     ConnectionFailed,
     InputError,
-    MiniStreamError,
     OutputError,
     PortInUse,
     ProtocolError,
@@ -27,55 +24,19 @@ from ministream.stages.broadcast import VolumeSubscriber
 from ministream.stages.reconstruct import ReconstructOptions, run
 from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
 from ministream.wire import timage
+from support.stages import StageThread
 
 WAIT_S = 30.0
 COLUMNS, VIEWS, SLICES = 32, 24, 2
 CENTER = 17.0
 
 
-class Worker:
+class Worker(StageThread):
     """The stage, in a thread."""
 
     def __init__(self, distributor: str, **options: Any) -> None:
-        self.events: list[Mapping[str, Any]] = []
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._ready: queue.Queue[str] = queue.Queue()
         values = {"threads": 1, "window": 8, "refine": 2, "connect_timeout_s": 2.0} | options
-        self._options = ReconstructOptions(connect=[distributor], **values)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            run(self._options, self._report, self._stop)
-        except MiniStreamError as error:
-            self.error = error
-            self._ready.put("")
-
-    def _report(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-        if event["event"] == "ready":
-            self._ready.put(event["address"])
-
-    @property
-    def address(self) -> str:
-        return self._ready.get(timeout=WAIT_S)
-
-    @property
-    def done(self) -> Mapping[str, Any]:
-        self.join()
-        assert self.error is None, self.error
-        assert self.events[-1]["event"] == "done"
-        return self.events[-1]
-
-    def join(self) -> None:
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive(), "the worker does not end"
-
-    def stop(self) -> None:
-        self._stop.set()
-        self.join()
+        super().__init__(run, ReconstructOptions(connect=[distributor], **values), wait_s=WAIT_S)
 
 
 class Distributor:
