@@ -36,9 +36,15 @@ def tune(sock: socket.socket) -> None:
 
 
 class Sink:
-    """A process that discards or echoes what it gets, as each connection's first byte says."""
+    """A process that discards or echoes what it gets, as each connection's first byte says.
 
-    def __init__(self, core: int) -> None:
+    Parameters
+    ----------
+    core : int or None
+        Where it runs; None: anywhere.
+    """
+
+    def __init__(self, core: int | None) -> None:
         self._counter = mmap.mmap(-1, _COUNT.size)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         tune(listener)
@@ -46,7 +52,8 @@ class Sink:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                os.sched_setaffinity(0, {core})
+                if core is not None:
+                    os.sched_setaffinity(0, {core})
                 self._serve(listener)
             finally:
                 os._exit(1)

@@ -17,7 +17,7 @@ from ministream.errors import ConnectionFailed
 from scistream.auth.certificates import make_certificate
 from scistream.auth.secret_files import create_secret_file
 from scistream.auth.shared_key import create_token
-from scistream.client import Facility, StreamingSession, open_session
+from scistream.client.aio import Facility, StreamingSession, open_session
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import State
 from scistream.errors import SciStreamError

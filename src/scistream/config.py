@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from scistream.core.endpoint import Endpoint
@@ -19,6 +20,17 @@ from scistream.errors import ConfigurationError, InvalidArgument
 
 #: Channels at most where the operating system chooses the ports.
 EPHEMERAL_CHANNELS = 10_000
+
+
+class StopMode(StrEnum):
+    """What the end of a control server means for its sessions."""
+
+    RELEASE = "release"
+    """End them all at once."""
+    DRAIN = "drain"
+    """Take no more; let streams finish for a limited time, then end what is left."""
+    KEEP = "keep"
+    """Let go of them: streams go on, and the next control server finds them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +68,11 @@ class PortRange:
         first = int(match[1])
         return cls(first=first, last=int(match[2]) if match[2] else first)
 
+    @property
+    def size(self) -> int:
+        """How many ports there are; 0 where the operating system chooses them."""
+        return self.last - self.first + 1 if self.first else 0
+
     def pool(self) -> Pool:
         """Return a pool of these ports, all free."""
         return PortPool(range(self.first, self.last + 1)) if self.first else EphemeralPool(EPHEMERAL_CHANNELS)
@@ -89,9 +106,23 @@ class ControlServerConfig:
     encryption : Encryption
         What is asked of the leg between the gateways.
     limits : Limits
-        How long sessions wait.
+        How long sessions wait and last.
     drain_timeout_s : float
         How long the end of the server may take at most.
+    state_dir : Path or None
+        Where sessions are kept for the next control server; None: they end with this one.
+    orphan_limit_s : float
+        How long streams go on without any control server.
+    on_terminate : StopMode
+        What SIGTERM means for the sessions.
+    capacity_mbps : float
+        What all sessions together may reserve, in Mb/s; 0: without limit.
+    pace : bool
+        Whether data servers hold each session to the rate that it has reserved.
+    advertised_ports : PortRange or None
+        The listeners' ports as others reach them, one for each of `ports` in order; None: the same.
+    tls : bool
+        Whether the control port is TLS. Without it anybody on the way reads the users' tokens.
 
     Raises
     ------
@@ -113,6 +144,13 @@ class ControlServerConfig:
     drain_timeout_s: float = 10
     bind_lan_host: str = "127.0.0.1"
     advertise_lan_host: str | None = None
+    state_dir: Path | None = None
+    orphan_limit_s: float = 86_400
+    on_terminate: StopMode = StopMode.DRAIN
+    capacity_mbps: float = 0
+    pace: bool = False
+    advertised_ports: PortRange | None = None
+    tls: bool = True
 
     def __post_init__(self) -> None:
         for what, host in (
@@ -139,10 +177,29 @@ class ControlServerConfig:
             ("hello timeout", self.limits.hello_timeout_s),
             ("update timeout", self.limits.update_timeout_s),
             ("early hello timeout", self.limits.early_hello_timeout_s),
+            ("queue timeout", self.limits.queue_timeout_s),
             ("drain timeout", self.drain_timeout_s),
+            ("orphan limit", self.orphan_limit_s),
         ):
             if not 0 < seconds < float("inf"):
                 raise ConfigurationError(f"the {what} is {seconds} s; it has to be above 0")
+        for what, value, unit in (
+            ("idle timeout", self.limits.idle_timeout_s, "s"),
+            ("lifetime", self.limits.lifetime_s, "s"),
+            ("capacity", self.capacity_mbps, "Mb/s"),
+        ):
+            if not 0 <= value < float("inf"):
+                raise ConfigurationError(f"the {what} is {value} {unit}; it has to be 0 (none) or more")
+        if self.on_terminate is StopMode.KEEP and self.state_dir is None:
+            raise ConfigurationError(
+                "sessions cannot be kept over the control server's end without a state directory; "
+                "give one with --state-dir DIR"
+            )
+        if self.advertised_ports is not None and self.advertised_ports.size != self.ports.size:
+            raise ConfigurationError(
+                f"{self.advertised_ports.size} ports are advertised for {self.ports.size} that are listened "
+                "on; give ranges of the same length with --port-range and --advertise-port-range"
+            )
 
     @property
     def lan_host(self) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from scistream.auth.certificates import write_certificate
 from scistream.auth.shared_key import create_token
-from scistream.client import Facility
+from scistream.client.aio import Facility
 from scistream.config import ControlServerConfig, PortRange
 from scistream.control.server import ControlServer
 from scistream.core.endpoint import Endpoint
@@ -26,6 +26,8 @@ from scistream.dataserver.base import (
     DataServer,
     DataServerBackend,
     DataServerSpec,
+    Persistence,
+    Restarted,
     TlsCredentials,
 )
 from scistream.errors import DataServerError
@@ -34,8 +36,9 @@ from scistream.errors import DataServerError
 class RelayServer(DataServer):
     """Forwards plain TCP by asyncio, whatever credentials it is given, and remembers them."""
 
-    def __init__(self, backend: RelayBackend) -> None:
+    def __init__(self, backend: RelayBackend, restarted: Restarted | None = None) -> None:
         self.backend = backend
+        self.restarted = restarted
         self.spec: DataServerSpec | None = None
         self.targets: tuple[Endpoint, ...] = ()
         self.tls: TlsCredentials | None = None
@@ -104,28 +107,40 @@ class RelayServer(DataServer):
         assert self.spec is not None
         if self.ended.done() and not self.backend.dead_answer:
             raise DataServerError("it is not running")
-        return tuple(ChannelStatistics(bytes_to_target=self.bytes) for _ in self.spec.listeners)
+        return tuple(
+            ChannelStatistics(connections_open=len(self.tasks), bytes_to_target=self.bytes)
+            for _ in self.spec.listeners
+        )
 
     def die(self, reason: str) -> None:
         self.ended.set_result(reason)
 
+    def restart(self, reason: str) -> None:
+        assert self.restarted is not None
+        self.restarted(reason)
+
 
 @dataclass
 class RelayBackend(DataServerBackend):
-    """Makes relays; a test can hold their start back, make it fail, or let one die."""
+    """Makes relays; a test can hold their start back, make it fail, or let one die.
+
+    They end with the test's process: none can be adopted.
+    """
 
     servers: list[RelayServer] = field(default_factory=list)
     start_error: str = ""
     dead_answer: bool = False
     is_open: bool = False
+    persistence: Persistence | None = None
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def open(self) -> None:
+    async def open(self, persistence: Persistence | None = None) -> None:
         self.is_open = True
+        self.persistence = persistence
         self.may_start.set()
 
-    def create(self) -> RelayServer:
-        self.servers.append(RelayServer(self))
+    def create(self, restarted: Restarted | None = None) -> RelayServer:
+        self.servers.append(RelayServer(self, restarted))
         return self.servers[-1]
 
     async def close(self) -> None:

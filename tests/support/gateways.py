@@ -25,7 +25,7 @@ import pytest
 
 from scistream.auth.certificates import write_certificate
 from scistream.auth.shared_key import create_token_file, read_token_file
-from scistream.client import Facility
+from scistream.client.aio import Facility
 from scistream.core.endpoint import Endpoint
 
 PROGRAMS = Path(sys.executable).parent
@@ -57,7 +57,7 @@ def start_program(program: str, *arguments: str | Path, **environment: str) -> s
         stderr=subprocess.PIPE,
         text=True,
         # the configuration of whoever runs the tests is not read
-        env={**os.environ, "XDG_CONFIG_HOME": os.devnull, **environment},
+        env={**os.environ, "XDG_CONFIG_HOME": os.devnull, "XDG_DATA_HOME": os.devnull, **environment},
     )
 
 

@@ -23,7 +23,7 @@ def restored() -> Iterator[None]:
     """Put logging and environment back; the configuration of whoever runs the tests is not read."""
     root, program = logging.getLogger(), logging.getLogger("scistream.cli.options")
     before = root.level, list(root.handlers), program.level, dict(os.environ)
-    os.environ["XDG_CONFIG_HOME"] = NO_CONFIG
+    os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_DATA_HOME"] = NO_CONFIG
     yield
     root.setLevel(before[0])
     root.handlers[:] = before[1]

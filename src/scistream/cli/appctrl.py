@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from scistream.cli import options
+from scistream.cli.appctrl_reference import create_appctrl, mock
+from scistream.cli.appctrl_run import run
+from scistream.cli.completion import completion
 from scistream.cli.facilities import find_facility
 from scistream.cli.show import show_pairs
 from scistream.core.endpoint import Endpoint
@@ -20,11 +23,14 @@ _PROFILES = ("facilities",)
 @options.config_option(tables=_PROFILES)
 @options.version_option()
 def appctrl() -> None:
-    """Application controller: registers an application's addresses for a streaming session.
+    """Application controller: speaks to a gateway for an application that knows nothing of it.
 
     \b
-    A program listens on 10.0.1.5:5001; the user has asked (or will ask) for session 0f3c…:
-      appctrl hello 0f3c… --role PROD --address 10.0.1.5:5001 --s2cs aps.example:5000 \\
+    The user has asked, or will ask, for session 0f3c…; the producer's application is to listen on port 5201:
+      appctrl run 0f3c… --role PROD --port 5201 --host 10.0.1.5 --s2cs aps.example:5000 \\
+          --certificate aps.crt --token-file my.token -- iperf3 -s -p {port}
+    One that runs already is only announced:
+      appctrl hello 0f3c… --role PROD --address 10.0.1.5:5201 --s2cs aps.example:5000 \\
           --certificate aps.crt --token-file my.token
 
     Options also come from the environment (APPCTRL_HELLO_ADDRESS), the token from APPCTRL_TOKEN. --s2cs
@@ -74,7 +80,7 @@ def hello(
     Example:
       appctrl hello 0f3c… --role CONS --s2cs alcf.example:5000 --certificate alcf.crt --token-file my.token
     """
-    from scistream.client import register
+    from scistream.client.aio import register
 
     facility = find_facility(
         context,
@@ -94,6 +100,10 @@ def hello(
 
 appctrl.add_command(hello, "hello")
 appctrl.add_command(hello, "register")
+appctrl.add_command(run)
+appctrl.add_command(mock)
+appctrl.add_command(create_appctrl)
+appctrl.add_command(completion)
 
 
 def main() -> None:

@@ -6,10 +6,15 @@ The file is the one given with ``--config``, or the user's own. A profile::
     address = "gateway.aps.example:5000"
     certificate = "aps.crt"       # relative to the configuration file
     token_file = "aps.token"      # mode 0600
+
+Instead of the certificate its ``fingerprint`` (SHA-256) can stand there. ``authenticator`` names the kind of
+login that the facility asks for. A server of which nothing is said is known if the user has trusted it
+(``s2uc trust``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +24,20 @@ import click
 
 from scistream.cli.options import config_path, config_table, user_config_path
 from scistream.core.endpoint import Endpoint
-from scistream.errors import ConfigurationError
+from scistream.errors import AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
-    from scistream.client import Facility
+    from scistream.client.aio import Facility
 
 #: Where a control server is looked for if nothing else is said.
 LOCAL_SERVER = "localhost:5000"
 
-_KEYS = {"address", "certificate", "token_file"}
+#: What the reference client takes for the control server's certificate, if it is there.
+REFERENCE_CERTIFICATE = Path("server.crt")
+
+_KEYS = {"address", "authenticator", "certificate", "fingerprint", "token_file"}
+
+_ASK_TIMEOUT_S = 10.0
 
 
 def find_facility(
@@ -37,6 +47,7 @@ def find_facility(
     certificate: Path | None,
     token_file: Path | None,
     token_variables: Sequence[str] = ("S2UC_TOKEN",),
+    default_certificate: Path | None = None,
 ) -> Facility:
     """Return the facility that `text` means; what is given on the command line wins over the profile.
 
@@ -46,39 +57,61 @@ def find_facility(
         ``host:port``, or the name of a profile.
     token_variables : sequence of str
         Environment variables that may hold the token; the first one set is taken.
+    default_certificate : Path, optional
+        Taken, if it is there, for a server that nothing is known of.
 
     Raises
     ------
     ConfigurationError
         There is no such profile, or one of its values or files cannot be used.
+    AuthenticationError
+        The server shows another certificate than the one whose fingerprint the profile has.
+    PeerError, DeadlineExceeded
+        It cannot be asked for that certificate.
     """
     from scistream.auth.shared_key import read_token_file
-    from scistream.client import Facility
+    from scistream.client.aio import Facility
 
     profile = _profile(context, text)
-    if certificate is None and "certificate" in profile:
-        certificate = _path(context, profile["certificate"])
+    endpoint = Endpoint.parse(profile.get("address", text))
+    if certificate is not None:
+        certificate_pem: bytes | None = _read(certificate)
+    else:
+        certificate_pem = _trusted(context, text, profile, endpoint)
+        if certificate_pem is None and default_certificate is not None and default_certificate.is_file():
+            certificate_pem = _read(default_certificate)
     token = next((os.environ[name] for name in token_variables if os.environ.get(name)), None)
     if token_file is None and token is None and "token_file" in profile:
         token_file = _path(context, profile["token_file"])
     if token_file is not None:
         token = read_token_file(token_file)
     return Facility(
-        endpoint=Endpoint.parse(profile.get("address", text)),
-        server_certificate_pem=None if certificate is None else _read(certificate),
+        endpoint=endpoint,
+        server_certificate_pem=certificate_pem,
         token=token,
     )
 
 
 def find_facilities(
-    context: click.Context, texts: Sequence[str], certificates: Sequence[Path], token_files: Sequence[Path]
+    context: click.Context,
+    texts: Sequence[str],
+    certificates: Sequence[Path],
+    token_files: Sequence[Path],
+    *,
+    default_certificate: Path | None = None,
 ) -> list[Facility]:
     """Return several facilities; certificates and token files are one for all, or one for each in order."""
     for what, values in (("--certificate", certificates), ("--token-file", token_files)):
         if len(values) not in {0, 1, len(texts)}:
             raise click.UsageError(f"{what} is given {len(values)} times for {len(texts)} control servers")
     return [
-        find_facility(context, text, certificate=certificate, token_file=token_file)
+        find_facility(
+            context,
+            text,
+            certificate=certificate,
+            token_file=token_file,
+            default_certificate=default_certificate,
+        )
         for text, certificate, token_file in zip(
             texts, _spread(certificates, len(texts)), _spread(token_files, len(texts)), strict=True
         )
@@ -94,6 +127,51 @@ def find_servers(context: click.Context, given: Sequence[str]) -> tuple[str, ...
         The configuration file cannot be used.
     """
     return tuple(given or config_table(context, "facilities") or (LOCAL_SERVER,))
+
+
+def find_address(context: click.Context, text: str) -> Endpoint:
+    """Return where the control server `text` (``host:port``, or the name of a profile) serves.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such profile, or it cannot be used.
+    """
+    return Endpoint.parse(_profile(context, text).get("address", text))
+
+
+def _trusted(
+    context: click.Context, name: str, profile: Mapping[str, str], endpoint: Endpoint
+) -> bytes | None:
+    """Return the server's certificate by its profile, or by what the user has trusted before."""
+    from scistream.client.known_servers import (
+        ask_certificate,
+        find_known_server,
+        fingerprint,
+        parse_fingerprint,
+    )
+
+    if "fingerprint" not in profile:
+        if "certificate" in profile:
+            return _read(_path(context, profile["certificate"]))
+        return find_known_server(endpoint)
+    wanted = parse_fingerprint(profile["fingerprint"])
+    if "certificate" in profile:
+        certificate_pem = _read(_path(context, profile["certificate"]))
+        if fingerprint(certificate_pem) != wanted:
+            raise ConfigurationError(
+                f"[facilities.{name}] the certificate {profile['certificate']} has the fingerprint "
+                f"{fingerprint(certificate_pem)}, not {wanted}; keep only the right one of the two"
+            )
+        return certificate_pem
+    certificate_pem = asyncio.run(ask_certificate(endpoint, timeout_s=_ASK_TIMEOUT_S))
+    if fingerprint(certificate_pem) != wanted:
+        raise AuthenticationError(
+            f"control server {endpoint} shows a certificate with the fingerprint "
+            f"{fingerprint(certificate_pem)}, and [facilities.{name}] expects {wanted}. Somebody may be in "
+            "between: ask its operator; if the certificate was changed there, change the profile"
+        )
+    return certificate_pem
 
 
 def _path(context: click.Context, text: str) -> Path:
@@ -120,7 +198,7 @@ def _profile(context: click.Context, name: str) -> Mapping[str, str]:
             raise ConfigurationError(
                 f"{name!r} is neither HOST:PORT nor a profile; {_where_profiles_are(context, profiles)}; "
                 f'a profile is a table [facilities.{name}] with address = "HOST:PORT", '
-                'certificate = "FILE.crt", token_file = "FILE.token"'
+                'certificate = "FILE.crt" (or fingerprint = "SHA-256"), token_file = "FILE.token"'
             )
         return {}
     if not isinstance(profile, dict):

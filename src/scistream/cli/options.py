@@ -72,7 +72,7 @@ def json_option(text: str = "Print JSON instead of text.") -> Callable[[F], F]:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
-def verbose_option(base: int = logging.WARNING) -> Callable[[F], F]:
+def verbose_option(base: int = logging.WARNING, *spellings: str) -> Callable[[F], F]:
     """Return a decorator that adds ``-v``; without it the log on stderr begins at level `base`.
 
     Programs that run long have the base INFO (one line per change of a session's life). gRPC's own log lines
@@ -88,7 +88,11 @@ def verbose_option(base: int = logging.WARNING) -> Callable[[F], F]:
         configure_logging(max(logging.DEBUG, base - 10 * verbosity), verbose=verbosity > 0)
 
     return click.option(
-        "-v", "--verbose", count=True, expose_value=False, callback=configure, help="Log more (repeatable)."
+        *("-v", "--verbose", *spellings),
+        count=True,
+        expose_value=False,
+        callback=configure,
+        help="Log more (repeatable).",
     )
 
 
@@ -339,6 +343,28 @@ class StopSignals:
         return int(self.signum or signal.SIGTERM)
 
 
+async def unless_stopped(work: Awaitable[T], signals: StopSignals) -> T:
+    """Return the result of `work`; a signal cancels it, and its own clean-up runs.
+
+    Raises
+    ------
+    StoppedBySignal
+        A signal ended it.
+    """
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.ensure_future(signals.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    finally:
+        waiter.cancel()
+    if task.cancelled():
+        raise StoppedBySignal(int(signals.signum or signal.SIGINT))
+    return task.result()
+
+
 def run_until_done(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` in an event loop; SIGINT or SIGTERM cancels it, and its own clean-up runs.
 
@@ -350,18 +376,7 @@ def run_until_done(work: Callable[[], Awaitable[T]]) -> T:
 
     async def supervised() -> T:
         with StopSignals() as signals:
-            task = asyncio.ensure_future(work())
-            waiter = asyncio.ensure_future(signals.wait())
-            try:
-                await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-                if not task.done():
-                    task.cancel()
-                    await asyncio.wait({task})
-            finally:
-                waiter.cancel()
-            if task.cancelled():
-                raise StoppedBySignal(int(signals.signum or signal.SIGINT))
-            return task.result()
+            return await unless_stopped(work(), signals)
 
     return asyncio.run(supervised())
 

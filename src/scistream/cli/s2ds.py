@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scistream.cli import options
+from scistream.cli.completion import completion
 from scistream.core.endpoint import Endpoint
 from scistream.errors import ConfigurationError, DataServerError, ResourceExhausted
 
@@ -252,6 +253,9 @@ def _listen(endpoint: Endpoint) -> socket.socket:
         kind = ResourceExhausted if busy else ConfigurationError
         advice = "choose another port, or 0 for a free one" if busy else "give an address of this host"
         raise kind(f"cannot listen on {endpoint}: {error.strerror or error}; {advice}") from error
+
+
+s2ds.add_command(completion)
 
 
 def main() -> None:

@@ -1,112 +1,94 @@
-"""One control server, as its callers see it: typed calls over gRPC, and errors of ours for its answers."""
+"""One control server for programs without an event loop: `scistream.client.aio.ControlClient`, waited for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
-import grpc
-
-from scistream import errors
+from scistream.client import aio
+from scistream.client.access import Access
+from scistream.client.aio.control import connect
+from scistream.client.background import run
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.status import SessionStatus
-from scistream.wire import convert
-from scistream.wire import scistream_pb2 as pb
 from scistream.wire.convert import Grant
-from scistream.wire.scistream_pb2_grpc import ControlStub
-
-#: Status code → our error; any other is a `PeerError`.
-ERRORS: dict[grpc.StatusCode, type[errors.SciStreamError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
-    grpc.StatusCode.NOT_FOUND: errors.SessionNotFound,
-    grpc.StatusCode.ALREADY_EXISTS: errors.SessionExists,
-    grpc.StatusCode.FAILED_PRECONDITION: errors.WrongState,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-    grpc.StatusCode.UNAUTHENTICATED: errors.AuthenticationError,
-    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
-}
-
-_OPTIONS = [
-    # a gateway is reached directly, as its data listeners are
-    ("grpc.enable_http_proxy", 0),
-]
 
 _CALL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facility:
+class Facility(Access):
     """One facility's control server, and what is needed to be let in.
 
     Parameters
     ----------
-    endpoint : Endpoint
-        Where the control server serves.
-    server_certificate_pem : bytes or None
-        Its certificate (or its authority's); None trusts what this machine trusts.
-    token : str or None
-        The user's, for this facility.
-    """
+    endpoint, server_certificate_pem, token
+        As in `Access`.
 
-    endpoint: Endpoint
-    server_certificate_pem: bytes | None = None
-    token: str | None = field(default=None, repr=False)
+    Examples
+    --------
+    >>> aps = Facility(
+    ...     endpoint=Endpoint.parse("gateway.aps.example:5000"),
+    ...     server_certificate_pem=Path("aps.crt").read_bytes(),
+    ...     token=Path("aps.token").read_text().strip(),
+    ... )  # doctest: +SKIP
+    """
 
     def connect(self) -> ControlClient:
         """Return a client for this facility's control server, to be closed after use."""
-        return ControlClient(
-            self.endpoint, server_certificate_pem=self.server_certificate_pem, token=self.token
-        )
+        return ControlClient(connect(self))
 
 
 class ControlClient:
-    """Calls of one control server; an asynchronous context manager. Connects with the first call.
+    """Calls of one control server; a context manager. `Facility.connect` makes it.
 
-    Every call raises `SciStreamError`: the class says whose fault it is (`AuthenticationError`,
-    `SessionNotFound`, `PeerError` where the server cannot be reached or breaks off, `DeadlineExceeded`
-    where it does not answer in time, …).
+    Every call raises `SciStreamError`, as those of `scistream.client.aio.ControlClient` do. It can be used
+    from several threads.
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token
-        As in `Facility`.
-
-    Raises
-    ------
-    ConfigurationError
-        The token holds characters that cannot be sent.
+    client : scistream.client.aio.ControlClient
+        What does the work.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        server_certificate_pem: bytes | None = None,
-        token: str | None = None,
-    ) -> None:
-        if token and not (token.isascii() and token.isprintable()):
-            raise errors.ConfigurationError(
-                f"the token for {endpoint} holds characters that no token has; check where it comes from"
-            )
-        self.endpoint = endpoint
-        self._metadata = (("authorization", token),) if token else ()
-        self._server_certificate_pem = server_certificate_pem
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+    def __init__(self, client: aio.ControlClient) -> None:
+        self.asynchronous = client
+        """The asynchronous client, which belongs to the background loop."""
 
-    async def request(
-        self, uid: str, role: Role, *, num_conn: int = 1, rate_mbps: int = 0, timeout_s: float = 200
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the control server serves."""
+        return self.asynchronous.endpoint
+
+    def request(
+        self,
+        uid: str,
+        role: Role,
+        *,
+        num_conn: int = 1,
+        rate_mbps: int = 0,
+        queue: bool = False,
+        idle_timeout_s: float | None = None,
+        lifetime_s: float | None = None,
+        timeout_s: float = 200,
     ) -> Grant:
         """Open one side of a session; the answer comes when the application has said hello."""
-        message = convert.write_request(uid, role, num_conn, rate_mbps)
-        answer: pb.Response = await self._call("req", message, timeout_s)
-        return convert.read_response(answer)
+        return run(
+            self.asynchronous.request(
+                uid,
+                role,
+                num_conn=num_conn,
+                rate_mbps=rate_mbps,
+                queue=queue,
+                idle_timeout_s=idle_timeout_s,
+                lifetime_s=lifetime_s,
+                timeout_s=timeout_s,
+            )
+        )
 
-    async def hello(
+    def hello(
         self,
         uid: str,
         role: Role,
@@ -115,12 +97,9 @@ class ControlClient:
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> tuple[Endpoint, ...]:
         """Say for the application that it is there, and where; return the data server's listeners."""
-        answer: pb.AppResponse = await self._call(
-            "hello", convert.write_hello(uid, role, addresses), timeout_s
-        )
-        return convert.read_app_response(answer)
+        return run(self.asynchronous.hello(uid, role, addresses, timeout_s=timeout_s))
 
-    async def update(
+    def update(
         self,
         uid: str,
         role: Role,
@@ -130,67 +109,37 @@ class ControlClient:
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
         """Connect this side to `targets` (none: to what the application announced)."""
-        message = convert.write_update(uid, role, targets, peer_certificate_pem)
-        answer: pb.Response = await self._call("update", message, timeout_s)
-        return convert.read_response(answer)
+        return run(
+            self.asynchronous.update(
+                uid, role, targets, peer_certificate_pem=peer_certificate_pem, timeout_s=timeout_s
+            )
+        )
 
-    async def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
+    def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
         """End this side of the session; return when everything is free. Fine if there is none."""
-        await self._call("release", pb.Release(uid=uid), timeout_s)
+        run(self.asynchronous.release(uid, timeout_s=timeout_s))
 
-    async def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
+    def renew(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """Start the session's idle timeout and lifetime anew."""
+        run(self.asynchronous.renew(uid, timeout_s=timeout_s))
+
+    def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
         """Return what the server shows of the session `uid`, or of all of the caller's."""
-        answer: pb.StatusReply = await self._call("status", pb.StatusRequest(uid=uid), timeout_s)
-        return convert.read_status(answer)
+        return run(self.asynchronous.status(uid, timeout_s=timeout_s))
 
-    async def close(self) -> None:
-        """Close the connection; calls that are waiting are cancelled. Idempotent."""
-        if self._channel is not None:
-            await self._channel.close(None)
-            self._channel = self._stub = None
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        run(self.asynchronous.close())
 
-    async def __aenter__(self) -> ControlClient:
+    def __enter__(self) -> ControlClient:
         """Return the client itself."""
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         """Close it."""
-        await self.close()
-
-    async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
-        if self._stub is None:
-            credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
-            self._channel = grpc.aio.secure_channel(str(self.endpoint), credentials, options=_OPTIONS)
-            self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
-        try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            raise self._error(method, error, timeout_s) from error
-
-    def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
-        code, details = error.code(), error.details() or ""
-        where = f"control server {self.endpoint}"
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return errors.PeerError(f"{where} does not know the call {method!r}; its version is another one")
-        if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in details:
-            if self._server_certificate_pem is None:
-                return errors.PeerError(
-                    f"{where} shows a certificate that this machine does not know; get its server.crt from "
-                    "its operator and give it with --certificate FILE ('s2uc request': "
-                    "--producer-certificate, --consumer-certificate), or as 'certificate' in its profile"
-                )
-            return errors.PeerError(
-                f"{where} shows another certificate than the one given; get its server.crt from its operator"
-            )
-        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
-            return errors.PeerError(
-                f"{where} cannot be reached; check address, port and certificate: {details}"
-            )
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
-            return errors.DeadlineExceeded(f"{where} did not answer {method!r} within {timeout_s:g} s")
-        return ERRORS.get(code, errors.PeerError)(f"{where}: {details or code.name}")
+        self.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from scistream.control.listeners import BindAddress
+from scistream.control.state_dir import StateDirectory
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.dataserver.base import DataServerBackend
 
@@ -39,6 +42,12 @@ class Gateway:
         Name of that kind, for status.
     encrypts : bool
         Whether sessions get a key and certificate.
+    paces : bool
+        Whether data servers hold sessions to the rates that they have reserved.
+    advertised_ports : mapping of int to int
+        Port that is bound → the same as others reach it, where that is another one.
+    state : StateDirectory or None
+        Where private keys are kept for the next control server; None: nowhere.
     """
 
     wan: Network
@@ -46,6 +55,9 @@ class Gateway:
     backend: DataServerBackend
     data_server: str
     encrypts: bool
+    paces: bool = False
+    advertised_ports: Mapping[int, int] = field(default_factory=dict)
+    state: StateDirectory | None = None
 
     def listens_on(self, role: Role) -> Network:
         """Return the network that connects to the listeners of the side `role`.
@@ -53,3 +65,7 @@ class Gateway:
         Another gateway connects to the producer's, an application (in the clear) to the consumer's.
         """
         return self.wan if role is Role.PRODUCER else self.lan
+
+    def advertised(self, role: Role, port: int) -> Endpoint:
+        """Return where others reach the listener of the side `role` that is bound to `port`."""
+        return Endpoint(self.listens_on(role).advertise_host, self.advertised_ports.get(port, port))

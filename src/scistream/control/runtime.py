@@ -1,7 +1,7 @@
 """Carries the session rules' commands out: calls and their answers, timers, and one shell per session.
 
 All of it runs in one event loop. What a session holds is in `scistream.control.shell`; who may call is
-decided before anything arrives here.
+decided before anything arrives here. Every change is in the journal before anybody is told of it.
 """
 
 from __future__ import annotations
@@ -9,36 +9,47 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
+from scistream.config import StopMode
+from scistream.control.bookkeeping import Bookkeeping
 from scistream.control.gateway import Gateway
-from scistream.control.shell import SessionShell
+from scistream.control.journal import Entry, Journal, boot_clock_s
+from scistream.control.shell import Identity, SessionShell
 from scistream.core.commands import (
     BindListeners,
     CancelTimer,
     Command,
     FreeSession,
+    LookForTraffic,
+    RecoverListeners,
     Refuse,
     Reply,
     SetTimer,
     StartDataServer,
 )
-from scistream.core.events import CallAbandoned, CallEvent, Event, Release, SessionKey, Timer, TimerFired
-from scistream.core.session import Session
-from scistream.core.status import ChannelStatistics, SessionStatus
+from scistream.core.events import (
+    CallAbandoned,
+    CallEvent,
+    Event,
+    Release,
+    Request,
+    SessionFreed,
+    SessionKey,
+    Timer,
+    TimerFired,
+)
+from scistream.core.session import Session, State
+from scistream.core.status import SessionStatus
 from scistream.core.table import SessionTable
 from scistream.errors import CallerError, PeerError
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class _History:
-    """What is kept of a session beyond its shell."""
-
-    begin_s: float
-    end_s: float | None = None
-    channels: tuple[ChannelStatistics, ...] = ()
+# How often a server that drains looks whether streams have finished.
+_DRAIN_LOOK_S = 0.2
+# Also after the time for draining is over.
+_RELEASE_TIMEOUT_S = 5.0
 
 
 class Runtime:
@@ -50,19 +61,23 @@ class Runtime:
         The rules; nobody else may send it events.
     gateway : Gateway
         What the sessions share.
+    journal : Journal or None
+        Where sessions are kept for the next control server.
     """
 
-    def __init__(self, table: SessionTable, gateway: Gateway) -> None:
+    def __init__(self, table: SessionTable, gateway: Gateway, journal: Journal | None = None) -> None:
         self._table = table
         self._gateway = gateway
+        self._journal = journal
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._timers: dict[tuple[SessionKey, Timer], asyncio.TimerHandle] = {}
         self._shells: dict[SessionKey, SessionShell] = {}
-        self._histories: dict[SessionKey, _History] = {}
+        self._books = Bookkeeping(table, journal, self._shells.get)
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
+        self._detached = False
 
     def next_call(self) -> int:
         """Return a number for one call."""
@@ -78,8 +93,10 @@ class Runtime:
         PeerError
             The control server is shutting down.
         """
-        if self._closing and not isinstance(event, Release):
+        if self._detached or (self._closing and isinstance(event, Request)):
             raise PeerError(f"session {event.key.uid}: this control server is shutting down")
+        if isinstance(event, Request):
+            self._books.check_writable()
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._calls[event.call] = answer
         try:
@@ -105,18 +122,109 @@ class Runtime:
             sessions = [session for session in self._table if session.key.owner == owner]
         return tuple([await self._status(session) for session in sessions])
 
-    async def close(self, timeout_s: float) -> None:
-        """Release every session and wait until all is free, `timeout_s` at most. New calls are refused."""
+    # --- the beginning ---------------------------------------------------------------------------------
+
+    async def recover(self, entries: Iterable[Entry], *, rebooted: bool) -> int:
+        """Take over the sessions of an earlier control server; return how many of them live.
+
+        What has died since is ended as failed, and freed. Timers count on from where they were.
+
+        Parameters
+        ----------
+        rebooted : bool
+            Whether the whole machine was started anew, so that nothing of them can be left.
+        """
+        entries = list(entries)
+        for entry in entries:
+            session = entry.session
+            if rebooted and not session.state.ended:
+                session.state, session.outcome = State.RELEASING, State.FAILED
+                session.reason = "the gateway's machine was started anew"
+            self._books.take_over(session, entry.history)
+            self._carry_out_all(self._table.restore(session))
+            self._books.changed(session.key)
+        self._books.save()
+        await asyncio.gather(*(shell.settled() for shell in tuple(self._shells.values())))
+        for entry in entries:
+            for timer, moment_s in tuple(entry.history.deadlines_s.items()):
+                if not entry.session.state.ended:
+                    self._set_timer(entry.session.key, timer, max(0.0, moment_s - boot_clock_s()))
+            if entry.session.looking and not entry.session.state.ended:
+                self._shell(entry.session.key).look_for_traffic()  # its answer was lost with the other server
+        return sum(not entry.session.state.ended for entry in entries)
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    async def close(self, mode: StopMode, timeout_s: float) -> None:
+        """End as `mode` says, within `timeout_s`. New requests are refused from now on."""
         self._closing = True
-        live = [session.key for session in self._table if not session.state.ended]
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        if mode is StopMode.KEEP:
+            await self._let_go()
+            return
+        if mode is StopMode.DRAIN:
+            await self._drain(deadline_s)
+        deadline_s = max(deadline_s, loop.time() + _RELEASE_TIMEOUT_S)
+        await self._release(lambda _: True, deadline_s)
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d sessions are not free", len(self._shells))
+        self._cancel_timers()
+
+    async def _drain(self, deadline_s: float) -> None:
+        """Wait for the streams to finish; release every session as soon as it has no connection."""
+        loop = asyncio.get_running_loop()
+        said = False
+        while True:
+            shells = dict(self._shells)
+            found = await asyncio.gather(*(shell.statistics() for shell in shells.values()))
+            busy = {
+                key
+                for key, channels in zip(shells, found, strict=True)
+                if any(channel.connections_open for channel in channels)
+            }
+            await self._release(lambda session: session.key not in busy, deadline_s)  # noqa: B023 - called now
+            if not self._shells or loop.time() >= deadline_s:
+                return
+            if not said:
+                said = True
+                logger.info("waiting for the streams of %d sessions to finish", len(self._shells))
+            try:
+                async with asyncio.timeout(min(_DRAIN_LOOK_S, max(0.0, deadline_s - loop.time()))):
+                    await self._idle.wait()
+            except TimeoutError:
+                continue
+
+    async def _release(self, which: Callable[[Session], bool], deadline_s: float) -> None:
+        """Release the living sessions that `which` chooses, and wait until all that have ended are free."""
+        live = [session.key for session in self._table if not session.state.ended and which(session)]
         if live:
             logger.info("releasing %d sessions", len(live))
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline_s):
                 await asyncio.gather(*(self.call(Release(key=key, call=self.next_call())) for key in live))
-                await self._idle.wait()
         except TimeoutError:
-            logger.warning("%d sessions were not free after %g s", len(self._shells), timeout_s)
+            logger.warning("not all of %d sessions were released in time", len(live))
+
+    async def _let_go(self) -> None:
+        """Stop, and leave all data servers running for the next control server."""
+        shells = tuple(self._shells.values())
+        await asyncio.gather(*(shell.statistics() for shell in shells))
+        for session in self._table:
+            self._books.changed(session.key)
+        self._books.save()
+        self._detached = True
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(PeerError("this control server is being restarted; ask again in a moment"))
+        self._cancel_timers()
+        await asyncio.gather(*(shell.let_go() for shell in shells))
+        logger.info("%d sessions go on without a control server", len(shells))
+
+    def _cancel_timers(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -124,13 +232,18 @@ class Runtime:
     # --- events and commands ---------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        before = self._state(event.key)
+        if self._detached:
+            return
+        before = self._table.find(event.key)
+        state_before = before.state if before else None
         commands = self._table.handle(event)
-        after = self._state(event.key)
-        if before != after:
-            self._log(event, after)
-        for command in commands:
-            self._carry_out(command)
+        after = self._table.find(event.key)
+        if after is not None and (after.state is not state_before or after is not before):
+            self._log(after)
+        if after is not None and after is not before:
+            self._books.begin(event.key)
+        self._books.changed(event.key)
+        self._carry_out_all(commands)
 
     def _report(self, event: Event) -> None:
         """Take an event that no call stands behind."""
@@ -138,6 +251,22 @@ class Runtime:
             self._handle(event)
         except CallerError:
             logger.exception("session %s: %s was not expected", event.key.uid, type(event).__name__)
+
+    def _carry_out_all(self, commands: Iterable[Command]) -> None:
+        """Carry out `commands`: what is noted of them is in the journal before anybody is told anything."""
+        commands = tuple(commands)
+        for command in commands:
+            self._books.changed(command.key)
+            match command:
+                case SetTimer(timer=timer, seconds=seconds):
+                    self._set_timer(command.key, timer, seconds)
+                case CancelTimer(timer=timer):
+                    self._cancel_timer(command.key, timer)
+                case FreeSession():
+                    self._books.end(command.key)
+        self._books.save()
+        for command in commands:
+            self._carry_out(command)
 
     def _carry_out(self, command: Command) -> None:
         key = command.key
@@ -148,63 +277,72 @@ class Runtime:
             case Refuse(call=call, error=error):
                 if (answer := self._calls.get(call)) is not None and not answer.done():
                     answer.set_exception(error)
-            case SetTimer(timer=timer, seconds=seconds):
-                self._cancel(key, timer)
-                loop = asyncio.get_running_loop()
-                self._timers[key, timer] = loop.call_later(seconds, self._fire, key, timer)
-            case CancelTimer(timer=timer):
-                self._cancel(key, timer)
-            case BindListeners() if key not in self._shells:
-                self._idle.clear()
-                role = self._table.get(key).role
-                self._shells[key] = SessionShell(key, role, self._gateway, self._report_of_shell)
-                self._histories[key] = _History(asyncio.get_running_loop().time())
-                self._shells[key].carry_out(command)
-            case BindListeners() | StartDataServer():
-                self._shells[key].carry_out(command)
-            case FreeSession():
-                self._histories[key].end_s = asyncio.get_running_loop().time()
-                self._shells[key].free()
+            case BindListeners() | RecoverListeners() | StartDataServer():
+                self._shell(key).carry_out(command)
+            case LookForTraffic():
+                self._shell(key).look_for_traffic()
+            case FreeSession() if key in self._shells or self._books.number(key) is not None:
+                self._shell(key).free()
+            case FreeSession():  # it has never held anything
+                asyncio.get_running_loop().call_soon(self._report_of_shell, SessionFreed(key=key))
+
+    def _shell(self, key: SessionKey) -> SessionShell:
+        if (shell := self._shells.get(key)) is None:
+            self._idle.clear()
+            session = self._table.get(key)
+            number, state = self._books.number(key), self._gateway.state
+            private_key_pem = b""
+            if session.certificate_pem and state is not None and number is not None:
+                private_key_pem = state.read_key(number)
+            shell = self._shells[key] = SessionShell(
+                session,
+                Identity(
+                    number=number, certificate_pem=session.certificate_pem, private_key_pem=private_key_pem
+                ),
+                self._gateway,
+                self._report_of_shell,
+                self._books.history(session),
+            )
+        return shell
 
     def _report_of_shell(self, event: Event) -> None:
         self._report(event)
         session = self._table.find(event.key)
         if session is None or session.freed:
-            if (shell := self._shells.pop(event.key, None)) is not None:
-                self._histories[event.key].channels = shell.last_statistics
-            if len(self._histories) > 2 * self._table.remembered + 100:
-                self._histories = {
-                    key: history for key, history in self._histories.items() if self._table.find(key)
-                }
-            if not self._shells:
-                self._idle.set()
+            self._shells.pop(event.key, None)
+        if not self._shells:
+            self._idle.set()
+
+    # --- timers ----------------------------------------------------------------------------------------
+
+    def _set_timer(self, key: SessionKey, timer: Timer, seconds: float) -> None:
+        self._cancel_timer(key, timer)
+        loop = asyncio.get_running_loop()
+        self._timers[key, timer] = loop.call_later(seconds, self._fire, key, timer)
+        self._books.timer_set(key, timer, seconds)
+
+    def _cancel_timer(self, key: SessionKey, timer: Timer) -> None:
+        if (handle := self._timers.pop((key, timer), None)) is not None:
+            handle.cancel()
+        self._books.timer_gone(key, timer)
 
     def _fire(self, key: SessionKey, timer: Timer) -> None:
         self._timers.pop((key, timer), None)
+        self._books.timer_gone(key, timer)
         self._report(TimerFired(key=key, timer=timer))
-
-    def _cancel(self, key: SessionKey, timer: Timer) -> None:
-        if (handle := self._timers.pop((key, timer), None)) is not None:
-            handle.cancel()
 
     # --- looking ---------------------------------------------------------------------------------------
 
-    def _state(self, key: SessionKey) -> str | None:
-        session = self._table.find(key)
-        return session.state.value if session else None
-
-    def _log(self, event: Event, state: str | None) -> None:
-        session = self._table.find(event.key)
-        because = f" ({session.reason})" if session and session.reason else ""
-        logger.info("session %s of %s: %s%s", event.key.uid, event.key.owner, state, because)
+    def _log(self, session: Session) -> None:
+        because = f" ({session.reason})" if session.reason else ""
+        logger.info("session %s of %s: %s%s", session.key.uid, session.key.owner, session.state, because)
 
     async def _status(self, session: Session) -> SessionStatus:
-        history = self._histories.get(session.key)
-        end_s = asyncio.get_running_loop().time()
-        if history and history.end_s is not None:
-            end_s = history.end_s
-        kept = history.channels if history else ()
-        shell = self._shells.get(session.key)
+        if (shell := self._shells.get(session.key)) is not None:
+            await shell.statistics()
+        history = self._books.history(session)
+        now_s = boot_clock_s()
+        lifetime_end_s = history.deadlines_s.get(Timer.LIFETIME)
         return SessionStatus(
             uid=session.key.uid,
             role=session.role,
@@ -217,6 +355,12 @@ class Runtime:
             principal=session.key.owner,
             encrypted=session.encrypted,
             data_server=self._gateway.data_server,
-            seconds=end_s - history.begin_s if history else 0.0,
-            channels=await shell.statistics() if shell else kept,
+            seconds=(now_s if history.end_s is None else history.end_s) - history.begin_s,
+            channels=history.channels,
+            restarts=session.restarts,
+            notice=session.notice,
+            idle_timeout_s=session.idle_timeout_s,
+            lifetime_s=session.lifetime_s,
+            lifetime_left_s=None if lifetime_end_s is None else max(0.0, lifetime_end_s - now_s),
+            paced=self._gateway.paces and session.rate_mbps > 0,
         )

@@ -1,13 +1,15 @@
 """The life of a control server: start everything in order, serve, end everything in order.
 
-Start: TLS files and authenticator are read, the control port is taken, the data server backend is opened,
-calls are served. Whatever fails undoes what came before. End: new calls are refused, every session is
-released, the calls still running get their answers, the backend is closed; each step has a bounded time.
+Start: TLS files and authenticator are read, the state directory is locked, the control port is taken, the
+data server backend is opened, the sessions of an earlier control server are found again, calls are served.
+Whatever fails undoes what came before. End: new requests are refused; sessions are released, drained or let
+go of; the calls still running get their answers, the backend is closed; each step has a bounded time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from types import TracebackType
 
@@ -17,15 +19,18 @@ from cryptography.hazmat.primitives import serialization
 
 from scistream.auth.registry import load_authenticator
 from scistream.auth.secret_files import read_secret_file
-from scistream.config import ControlServerConfig, is_loopback
+from scistream.config import ControlServerConfig, StopMode, is_loopback
 from scistream.control.gateway import Gateway, Network
+from scistream.control.journal import Journal
 from scistream.control.listeners import resolve
 from scistream.control.runtime import Runtime
 from scistream.control.service import ControlService
+from scistream.control.state_dir import StateDirectory
 from scistream.core.endpoint import Endpoint
+from scistream.core.reservation import Capacity
 from scistream.core.session import Encryption
 from scistream.core.table import SessionTable
-from scistream.dataserver.base import DataServerBackend
+from scistream.dataserver.base import DataServerBackend, Persistence
 from scistream.dataserver.registry import create_backend
 from scistream.errors import ConfigurationError, ResourceExhausted
 from scistream.wire.scistream_pb2_grpc import add_ControlServicer_to_server
@@ -63,7 +68,10 @@ class ControlServer:
         self._backend: DataServerBackend | None = None
         self._server: grpc.aio.Server | None = None
         self._runtime: Runtime | None = None
+        self._state = contextlib.ExitStack()
         self._address: Endpoint | None = None
+        self.recovered = 0
+        """How many sessions of an earlier control server live on here."""
 
     @property
     def address(self) -> Endpoint:
@@ -78,48 +86,63 @@ class ControlServer:
         Raises
         ------
         ConfigurationError
-            TLS files, authenticator, data server or addresses cannot be used.
+            TLS files, authenticator, data server, addresses or state directory cannot be used.
         ResourceExhausted
-            Somebody else has the port.
+            Somebody else has the port, or another control server the state directory.
         DataServerError
             The data server backend does not start.
         """
+        try:
+            await self._start()
+        except BaseException:
+            self._state.close()
+            raise
+
+    async def _start(self) -> None:
         config = self._config
         authenticator = load_authenticator(config.authenticator, config.authenticator_settings)
         if not authenticator.proves_identity:
             logger.warning("authentication is off: whoever reaches %s may use this gateway", config.listen)
         if config.encryption is not Encryption.REQUIRED:
             logger.warning("encryption is %s: sessions may cross the network in the clear", config.encryption)
-        credentials = _tls_credentials(config)
+        if not config.tls:
+            logger.warning("the control port is not encrypted: tokens can be read on the way to it")
+        credentials = _tls_credentials(config) if config.tls else None
         backend = self._given_backend or create_backend(config.data_server)
-        gateway = Gateway(
-            wan=Network(bind=resolve(config.bind_host), advertise_host=config.advertise_host),
-            lan=Network(bind=resolve(config.bind_lan_host, "--bind-lan"), advertise_host=config.lan_host),
-            backend=backend,
-            data_server=config.data_server,
-            encrypts=config.encryption is not Encryption.NONE,
+        state, journal, persistence = self._open_state()
+        gateway = self._gateway(backend, state)
+        table = SessionTable(
+            config.ports.pool(),
+            encryption=config.encryption,
+            limits=config.limits,
+            capacity=Capacity(config.capacity_mbps),
         )
-        table = SessionTable(config.ports.pool(), encryption=config.encryption, limits=config.limits)
-        self._runtime = Runtime(table, gateway)
-        self._server = grpc.aio.server(options=_OPTIONS)
-        service = ControlService(self._runtime, authenticator)
-        add_ControlServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
+        runtime = Runtime(table, gateway, journal)
+        server = grpc.aio.server(options=_OPTIONS)
+        service = ControlService(runtime, authenticator)
+        add_ControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         try:
-            port = self._server.add_secure_port(str(config.listen), credentials)
+            if credentials is None:
+                port = server.add_insecure_port(str(config.listen))
+            else:
+                port = server.add_secure_port(str(config.listen), credentials)
         except RuntimeError as error:
-            await self._server.stop(None)
+            await server.stop(None)
             raise ResourceExhausted(
                 f"{config.listen} cannot be listened on: another program (another s2cs?) has the port, "
                 "or the address is not this machine's; choose another with --listen HOST:PORT"
             ) from error
         try:
-            await backend.open()
-            await self._server.start()
+            await backend.open(persistence)
+            if journal is not None:
+                await self._recover(runtime, journal, backend)
+            await server.start()
         except BaseException:
-            await self._server.stop(None)
-            await backend.close()
+            await server.stop(None)
+            # streams of an earlier control server go on, whatever is wrong with this one
+            await (backend.close() if journal is None else backend.detach())
             raise
-        self._backend = backend
+        self._server, self._runtime, self._backend = server, runtime, backend
         self._address = Endpoint(config.listen.host, port)
         logger.info(
             "serving on %s; listeners for gateways on %s, advertised as %s, for applications on %s, "
@@ -133,19 +156,78 @@ class ControlServer:
             config.encryption,
         )
 
-    async def stop(self) -> None:
-        """Release all sessions and end everything. Idempotent, bounded in time."""
+    def _open_state(self) -> tuple[StateDirectory | None, Journal | None, Persistence | None]:
+        config = self._config
+        if config.state_dir is None:
+            return None, None, None
+        state = StateDirectory(config.state_dir)
+        self._state.callback(state.close)
+        journal = Journal(state, config.data_server)
+        self._state.callback(journal.close)
+        return state, journal, Persistence(directory=state.data, orphan_limit_s=config.orphan_limit_s)
+
+    def _gateway(self, backend: DataServerBackend, state: StateDirectory | None) -> Gateway:
+        config = self._config
+        ports, advertised = config.ports, config.advertised_ports
+        return Gateway(
+            wan=Network(bind=resolve(config.bind_host), advertise_host=config.advertise_host),
+            lan=Network(bind=resolve(config.bind_lan_host, "--bind-lan"), advertise_host=config.lan_host),
+            backend=backend,
+            data_server=config.data_server,
+            encrypts=config.encryption is not Encryption.NONE,
+            paces=config.pace,
+            advertised_ports=(
+                {}
+                if advertised is None
+                else dict(
+                    zip(
+                        range(ports.first, ports.last + 1),
+                        range(advertised.first, advertised.last + 1),
+                        strict=True,
+                    )
+                )
+            ),
+            state=state,
+        )
+
+    async def _recover(self, runtime: Runtime, journal: Journal, backend: DataServerBackend) -> None:
+        entries = journal.take_entries()
+        self.recovered = await runtime.recover(entries, rebooted=journal.rebooted)
+        strays = await backend.discard_unadopted()
+        if entries:
+            logger.info(
+                "%d sessions of an earlier control server live on, %d are remembered",
+                self.recovered,
+                len(entries) - self.recovered,
+            )
+        if strays:
+            logger.warning("%d sessions that data servers still had were ended: nobody knows them", strays)
+
+    async def stop(self, mode: StopMode = StopMode.RELEASE) -> None:
+        """End everything; what becomes of the sessions says `mode`. Idempotent, bounded in time.
+
+        Raises
+        ------
+        ConfigurationError
+            Sessions are to be kept, and there is no state directory.
+        """
         if self._server is None or self._runtime is None or self._backend is None:
             return
-        logger.info("shutting down")
-        await self._runtime.close(self._config.drain_timeout_s)
+        if mode is StopMode.KEEP and self._config.state_dir is None:
+            raise ConfigurationError("sessions cannot be kept: there is no state directory")
+        logger.info("shutting down (%s)", mode)
+        await self._runtime.close(mode, self._config.drain_timeout_s)
         await self._server.stop(_GRACE_S)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._backend.close()
+                if mode is StopMode.KEEP:
+                    await self._backend.detach()
+                else:
+                    await self._backend.close()
         except TimeoutError:
             logger.warning("the data server backend has not closed within %g s", _CLOSE_TIMEOUT_S)
         self._server = None
+        self._state.close()
         logger.info("stopped")
 
     async def __aenter__(self) -> ControlServer:

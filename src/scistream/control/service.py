@@ -101,6 +101,15 @@ class ControlService(ControlServicer):
 
         return await self._answer(context, "release", request.uid, work)
 
+    async def renew(self, request: pb.RenewRequest, context: Any) -> pb.Response:
+        """Let a session's leases begin anew."""
+
+        async def work(owner: str) -> pb.Response:
+            event = convert.read_renew(request, owner, self._runtime.next_call())
+            return convert.write_response(await self._runtime.call(event))
+
+        return await self._answer(context, "renew", request.uid, work)
+
     async def status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         """Show the caller's sessions."""
 

@@ -10,37 +10,60 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 from scistream.auth.certificates import make_session_certificate
+from scistream.control.forwarding import Channels, Forwarding
 from scistream.control.gateway import Gateway
+from scistream.control.journal import History
 from scistream.control.listeners import bind_listeners
-from scistream.core.commands import BindListeners, RetargetDataServer, StartDataServer
-from scistream.core.endpoint import Endpoint
+from scistream.core.commands import (
+    AdoptDataServer,
+    BindListeners,
+    RecoverListeners,
+    RetargetDataServer,
+    StartDataServer,
+)
 from scistream.core.events import (
+    DataServerDied,
     DataServerFailed,
     DataServerReady,
+    DataServerRestarted,
     Event,
     ListenersBound,
     PortsTaken,
     ReservationFailed,
     Role,
     SessionFreed,
-    SessionKey,
+    TrafficSeen,
 )
-from scistream.core.status import ChannelStatistics
-from scistream.dataserver.base import DataServer, DataServerSpec, TlsCredentials, TlsLeg
-from scistream.errors import DataServerError, ResourceExhausted
+from scistream.core.session import Session
+from scistream.dataserver.base import DataServerSpec, TlsCredentials, TlsLeg
+from scistream.errors import ConfigurationError, DataServerError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
 
-# More than the session rules can have under way at once (table._MAX_PENDING_UPDATES and a reservation).
-_QUEUE_LENGTH = 32
+# More than the session rules can have under way at once: the updates that may wait, a reservation, a restart.
+_QUEUE_LENGTH = 64
 
-_STATISTICS_TIMEOUT_S = 5.0
-# A release waits for these.
-_LAST_STATISTICS_TIMEOUT_S = 2.0
-_STOP_TIMEOUT_S = 10.0
+ShellCommand = BindListeners | RecoverListeners | StartDataServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a shell has to know of its session from the start.
+
+    Parameters
+    ----------
+    number : int or None
+        Under which its private key is kept; None: nowhere but in memory.
+    certificate_pem, private_key_pem : bytes
+        Of a session of an earlier control server; empty: they are made.
+    """
+
+    number: int | None
+    certificate_pem: bytes = b""
+    private_key_pem: bytes = b""
 
 
 class SessionShell:
@@ -50,53 +73,90 @@ class SessionShell:
     ----------
     report : callable
         Takes the events that the commands lead to.
+    history : History
+        Of a session of an earlier control server, what it left; of a new one, empty.
     """
 
     def __init__(
-        self, key: SessionKey, role: Role, gateway: Gateway, report: Callable[[Event], None]
+        self,
+        session: Session,
+        identity: Identity,
+        gateway: Gateway,
+        report: Callable[[Event], None],
+        history: History,
     ) -> None:
-        self._key = key
-        self._role = role
+        self._key = session.key
+        self._role = session.role
+        self._rate_mbps = session.rate_mbps if gateway.paces else 0.0
+        # an update that the data server of an earlier control server may not know
+        self._behind = session.generation > session.ready_generation
+        self._was_ready = session.ready_generation > 0
+        self._recovered_ports = session.ports
+        self._identity = identity
         self._gateway = gateway
         self._report = report
         self._sockets: list[socket.socket] = []
-        self._certificate_pem = b""
-        self._private_key_pem = b""
-        self._server: DataServer | None = None
-        self._statistics: tuple[ChannelStatistics, ...] = ()
-        self._todo: asyncio.Queue[BindListeners | StartDataServer] = asyncio.Queue(_QUEUE_LENGTH)
-        self._worker = asyncio.create_task(self._work(), name=f"session {key.uid}")
-        self._watch: asyncio.Task[None] | None = None
+        self._certificate_pem = identity.certificate_pem
+        self._private_key_pem = identity.private_key_pem
+        self._handle = history.handle
+        self._forwarding = Forwarding(
+            session.key.uid,
+            gateway.backend,
+            died=lambda reason: report(DataServerDied(key=session.key, reason=reason)),
+            restarted=lambda reason: report(DataServerRestarted(key=session.key, reason=reason)),
+            carried=history.carried,
+            known=history.channels,
+        )
+        self._todo: asyncio.Queue[ShellCommand] = asyncio.Queue(_QUEUE_LENGTH)
+        self._worker = asyncio.create_task(self._work(), name=f"session {self._key.uid}")
+        self._look: asyncio.Task[None] | None = None
         self._freeing: asyncio.Task[None] | None = None
 
-    def carry_out(self, command: BindListeners | StartDataServer) -> None:
+    @property
+    def handle(self) -> str:
+        """By which another control server finds the data server."""
+        return self._forwarding.handle or self._handle
+
+    @property
+    def carried(self) -> Channels:
+        """What data servers that have died have carried."""
+        return self._forwarding.carried
+
+    @property
+    def last_statistics(self) -> Channels:
+        """What the channels had carried when that was last known."""
+        return self._forwarding.known
+
+    def carry_out(self, command: ShellCommand) -> None:
         """Put `command` behind those that are being carried out."""
         self._todo.put_nowait(command)
+
+    def look_for_traffic(self) -> None:
+        """Report `TrafficSeen`."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._see_traffic(), name=f"traffic of {self._key.uid}")
 
     def free(self) -> None:
         """Stop everything and report `SessionFreed`; what is under way is interrupted."""
         if self._freeing is None:
             self._freeing = asyncio.create_task(self._free(), name=f"freeing session {self._key.uid}")
 
-    async def statistics(self) -> tuple[ChannelStatistics, ...]:
+    async def settled(self) -> None:
+        """Return when everything that was to be carried out has been."""
+        await self._todo.join()
+
+    async def statistics(self) -> Channels:
         """Return what the channels have carried; where no data server answers, what it said last."""
-        if self._freeing is None:
-            await self._look(_STATISTICS_TIMEOUT_S)
-        return self._statistics
+        return await self._forwarding.statistics()
 
-    @property
-    def last_statistics(self) -> tuple[ChannelStatistics, ...]:
-        """What the channels had carried when the data server last answered."""
-        return self._statistics
-
-    async def _look(self, timeout_s: float) -> None:
-        if self._server is None or self._watch is None:
-            return
-        try:
-            async with asyncio.timeout(timeout_s):
-                self._statistics = await self._server.statistics()
-        except (DataServerError, TimeoutError) as error:
-            logger.warning("session %s: no statistics: %r", self._key.uid, error)
+    async def let_go(self) -> None:
+        """Stop working and close what is ours; the data server runs on, the private key is kept."""
+        await _cancelled(self._worker)
+        if self._look is not None:
+            await _cancelled(self._look)
+        await self._forwarding.let_go()
+        for sock in self._sockets:
+            sock.close()
 
     # --- the worker ------------------------------------------------------------------------------------
 
@@ -107,28 +167,40 @@ class SessionShell:
                 match command:
                     case BindListeners():
                         self._bind(command)
+                    case RecoverListeners():
+                        self._recover(command.ports)
                     case RetargetDataServer():
-                        await self._retarget(command)
+                        await self._forwarding.retarget(command.targets, self._credentials(command))
+                        self._ready(command)
+                    case AdoptDataServer():
+                        await self._adopt(command)
+                        self._ready(command)
                     case StartDataServer():
                         await self._start(command)
+                        self._ready(command)
             except DataServerError as error:
                 self._report(DataServerFailed(key=self._key, reason=str(error)))
+            except (ResourceExhausted, ConfigurationError) as error:
+                self._report(ReservationFailed(key=self._key, reason=str(error)))
             except Exception as error:
                 logger.exception("session %s: %s failed", self._key.uid, type(command).__name__)
                 self._report(self._unexpected(command, error))
+            finally:
+                self._todo.task_done()
 
-    def _unexpected(self, command: BindListeners | StartDataServer, error: Exception) -> Event:
+    def _unexpected(self, command: ShellCommand, error: Exception) -> Event:
         reason = f"unexpected {type(error).__name__} in the control server; its log says more"
-        if isinstance(command, BindListeners):
+        if isinstance(command, BindListeners | RecoverListeners):
             return ReservationFailed(key=self._key, reason=reason)
         return DataServerFailed(key=self._key, reason=reason)
 
+    def _ready(self, command: StartDataServer) -> None:
+        self._report(DataServerReady(key=self._key, generation=command.generation))
+
+    # --- listeners and key -----------------------------------------------------------------------------
+
     def _bind(self, command: BindListeners) -> None:
-        try:
-            bound = bind_listeners(self._gateway.listens_on(self._role).bind, command.ports)
-        except ResourceExhausted as error:
-            self._report(ReservationFailed(key=self._key, reason=str(error)))
-            return
+        bound = bind_listeners(self._gateway.listens_on(self._role).bind, command.ports)
         self._sockets += bound.sockets
         if bound.taken:
             logger.warning(
@@ -140,37 +212,65 @@ class SessionShell:
             return
         if self._gateway.encrypts:
             self._certificate_pem, self._private_key_pem = make_session_certificate(self._key.uid)
-        host = self._gateway.listens_on(self._role).advertise_host
+            if self._gateway.state is not None and self._identity.number is not None:
+                self._gateway.state.write_key(self._identity.number, self._private_key_pem)
+        ports = tuple(sock.getsockname()[1] for sock in self._sockets)
         self._report(
             ListenersBound(
                 key=self._key,
-                listeners=tuple(Endpoint(host, sock.getsockname()[1]) for sock in self._sockets),
+                listeners=tuple(self._gateway.advertised(self._role, port) for port in ports),
+                ports=ports,
                 certificate_pem=self._certificate_pem,
             )
         )
 
+    def _recover(self, ports: tuple[int, ...]) -> None:
+        """Bind the listeners of a session whose control server has died, before it had a data server."""
+        bound = bind_listeners(self._gateway.listens_on(self._role).bind, ports)
+        self._sockets += bound.sockets
+        if bound.taken:
+            raise ResourceExhausted(
+                f"port {bound.taken[0]} was taken by another program while no control server ran"
+            )
+
+    # --- data server -----------------------------------------------------------------------------------
+
     async def _start(self, command: StartDataServer) -> None:
-        self._server = self._gateway.backend.create()
-        await self._server.start(
+        await self._forwarding.start(
             DataServerSpec(
                 uid=self._key.uid,
                 listeners=tuple(self._sockets),
                 targets=command.targets,
                 tls=self._credentials(command),
+                rate_mbps=self._rate_mbps,
             )
         )
-        self._watch = asyncio.create_task(self._wait(self._server), name=f"watching {self._key.uid}")
-        self._report(DataServerReady(key=self._key, generation=command.generation))
 
-    async def _retarget(self, command: RetargetDataServer) -> None:
-        if self._server is None:
-            raise DataServerError("there is no data server to retarget")
-        await self._server.retarget(command.targets, self._credentials(command))
-        self._report(DataServerReady(key=self._key, generation=command.generation))
+    async def _adopt(self, command: AdoptDataServer) -> None:
+        if not self._handle:
+            if self._was_ready:
+                raise DataServerError("its data server cannot outlive the control server, which died")
+            self._recover_for_start()
+            await self._start(command)
+            return
+        try:
+            self._sockets += await self._forwarding.adopt(self._handle)
+        except DataServerError as error:
+            raise DataServerError(f"the data server died while no control server ran: {error}") from error
+        if self._behind:
+            await self._forwarding.retarget(command.targets, self._credentials(command))
+
+    def _recover_for_start(self) -> None:
+        try:
+            self._recover(self._recovered_ports)
+        except ResourceExhausted as error:
+            raise DataServerError(str(error)) from error
 
     def _credentials(self, command: StartDataServer) -> TlsCredentials | None:
         if not command.peer_certificate_pem:
             return None
+        if not self._private_key_pem:
+            raise DataServerError("the session's private key is not there any more; ask for a new session")
         return TlsCredentials(
             leg=TlsLeg.LISTENER if self._role is Role.PRODUCER else TlsLeg.TARGET,
             certificate_pem=self._certificate_pem,
@@ -178,34 +278,36 @@ class SessionShell:
             peer_certificate_pem=command.peer_certificate_pem,
         )
 
-    async def _wait(self, server: DataServer) -> None:
-        reason = await server.wait()
-        if self._freeing is None:
-            logger.error("session %s: the data server ended: %s", self._key.uid, reason)
-            self._report(DataServerFailed(key=self._key, reason=f"the data server ended: {reason}"))
+    async def _see_traffic(self) -> None:
+        try:
+            channels = await self._forwarding.statistics()
+        except Exception:
+            logger.exception("session %s: asking for its traffic failed", self._key.uid)
+            channels = self._forwarding.known
+        total = sum(
+            channel.connections_total + channel.bytes_to_target + channel.bytes_from_target
+            for channel in channels
+        )
+        self._report(TrafficSeen(key=self._key, total=total))
 
     # --- the end ---------------------------------------------------------------------------------------
 
     async def _free(self) -> None:
         await _cancelled(self._worker)
-        if self._server is not None:
-            try:
-                await self._look(_LAST_STATISTICS_TIMEOUT_S)
-            except Exception:
-                logger.exception("session %s: asking for the last statistics failed", self._key.uid)
-            self._statistics = tuple(replace(channel, connections_open=0) for channel in self._statistics)
-            try:
-                async with asyncio.timeout(_STOP_TIMEOUT_S):
-                    await self._server.stop()
-            except (DataServerError, TimeoutError) as error:
-                logger.warning("session %s: the data server does not stop: %r", self._key.uid, error)
-            except Exception:
-                logger.exception("session %s: stopping the data server failed", self._key.uid)
-        if self._watch is not None:
-            await _cancelled(self._watch)
+        while not self._todo.empty():
+            self._todo.get_nowait()
+            self._todo.task_done()
+        if self._look is not None:
+            await _cancelled(self._look)
+        await self._forwarding.stop()
         for sock in self._sockets:
             sock.close()
         self._private_key_pem = b""
+        if self._gateway.state is not None and self._identity.number is not None:
+            try:
+                self._gateway.state.remove_key(self._identity.number)
+            except OSError:
+                logger.exception("session %s: its private key cannot be removed", self._key.uid)
         self._report(SessionFreed(key=self._key))
 
 

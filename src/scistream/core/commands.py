@@ -1,7 +1,8 @@
 """What the session rules tell the shell to do, in the order in which it is to be done.
 
 Values only; the shell (`scistream.control`) carries them out and reports by events. Commands of one session
-are carried out one after the other.
+are carried out one after the other. An event of one session can lead to commands for others: those that
+queued behind it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ class BindListeners(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverListeners(Command):
+    """Bind `ports` again, which were this session's before the control server ended.
+
+    Reported by `ReservationFailed` where they cannot all be had; success is not reported.
+    """
+
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartDataServer(Command):
     """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`."""
 
@@ -47,8 +58,33 @@ class RetargetDataServer(StartDataServer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestartDataServer(StartDataServer):
+    """Start another data server on the same listeners: the one that was there has ended by itself.
+
+    What was commanded for the ended one under an older generation, and has not been done, is void.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptDataServer(StartDataServer):
+    """Find the data server again that forwards since before the control server ended.
+
+    It need not have heard of the newest update: it is to forward to `targets` when it is reported ready.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookForTraffic(Command):
+    """Find out what the data server has carried. Always reported by `TrafficSeen`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FreeSession(Command):
-    """Stop the data server, close the listeners, forget the key. Reported by `SessionFreed`."""
+    """Stop the data server, close the listeners, forget the key. Reported by `SessionFreed`.
+
+    It interrupts what is being done for the session. One that only queued, or came out of the journal, can
+    have nothing of this: it is reported all the same.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

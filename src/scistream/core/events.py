@@ -43,6 +43,14 @@ class Timer(StrEnum):
     """Listeners are reserved; the application has not said hello."""
     UPDATE = "update"
     """The application is known; the user client has not said where to connect."""
+    QUEUE = "queue"
+    """The request queues for capacity and ports."""
+    LIFETIME = "lifetime"
+    """The session may be used, until its lease ends."""
+    IDLE = "idle"
+    """It is time to look whether anything was carried."""
+    STEADY = "steady"
+    """A data server that was restarted has to show that it stays."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,15 +104,29 @@ class CallEvent(Event):
 class Request(CallEvent):
     """REQ: the user client asks for `num_conn` channels. Answered once the application has said hello.
 
+    Parameters
+    ----------
+    rate_mbps : float
+        Reserved of the gateway's capacity; 0 reserves nothing.
+    queue : bool
+        Whether to wait for capacity and ports where there are too few.
+    idle_timeout_s, lifetime_s : float or None
+        The session ends when nothing was carried for so long, and so long after the reservation. None: as
+        the gateway has it; 0: never. The gateway's own limit, where it has one, is never exceeded.
+
     Raises
     ------
     InvalidArgument
-        `num_conn` is below 1, or the rate negative or too large. The pool's size is checked by the table.
+        `num_conn` is below 1, the rate negative or too large, or a lease is no number of seconds. The
+        pool's size and the capacity are checked by the table.
     """
 
     role: Role
     num_conn: int
     rate_mbps: float = 0
+    queue: bool = False
+    idle_timeout_s: float | None = None
+    lifetime_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_conn < 1:
@@ -113,6 +135,11 @@ class Request(CallEvent):
             raise InvalidArgument(
                 f"session {self.key.uid}: rate is {self.rate_mbps} Mb/s; ask for 0 (no wish) or more"
             )
+        for name, lease_s in (("idle timeout", self.idle_timeout_s), ("lifetime", self.lifetime_s)):
+            if lease_s is not None and not (math.isfinite(lease_s) and lease_s >= 0):
+                raise InvalidArgument(
+                    f"session {self.key.uid}: {name} is {lease_s} s; ask for 0 (none) or more seconds"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +179,11 @@ class Release(CallEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Renew(CallEvent):
+    """The session is still wanted: its lifetime and its idle time begin anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallAbandoned(CallEvent):
     """Whoever made the call has gone and hears no answer."""
 
@@ -162,18 +194,26 @@ class Orphaned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted(Event):
+    """The request is at its turn: capacity and ports are there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenersBound(Event):
     """The shell holds listening sockets for all channels, and has made the session's key.
 
     Parameters
     ----------
     listeners : tuple of Endpoint
-        As others reach them (advertised host).
+        As others reach them (advertised host and port).
+    ports : tuple of int
+        Where the sockets are bound, in the same order. It can be empty where the session chose them.
     certificate_pem : bytes
         The session's certificate; empty where this gateway does not encrypt.
     """
 
     listeners: tuple[Endpoint, ...]
+    ports: tuple[int, ...] = ()
     certificate_pem: bytes = b""
 
 
@@ -186,7 +226,7 @@ class PortsTaken(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationFailed(Event):
-    """No listeners can be had."""
+    """No listeners can be had, or those of a session out of the journal cannot be had again."""
 
     reason: str
 
@@ -200,9 +240,37 @@ class DataServerReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataServerFailed(Event):
-    """The data server could not be started or retargeted, or has ended by itself."""
+    """The data server could not be started, retargeted or found again; another try would not help."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataServerDied(Event):
+    """The data server has ended by itself after it had been ready. Its listeners are still ours."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataServerRestarted(Event):
+    """The data server has restarted itself on the same listeners; the connections it had are lost."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficSeen(Event):
+    """The answer to `LookForTraffic`.
+
+    Parameters
+    ----------
+    total : int
+        A figure that is another one once anything was carried: bytes and connections since the start. Where
+        the data server does not answer, the last one known.
+    """
+
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,13 @@
 """The states of a session, which event leads from which to which, and what a session is.
 
 `TRANSITIONS` is the whole rule of what may come when: an event that it does not name for a state is illegal
-there. What a legal event does besides is in `scistream.core.table`. Source: the state machine of the control
-server in SciStream's specification, with the reservation made at REQ and errors that always free the session.
+there. What a legal event does besides is in the modules that `scistream.core.table` joins. Source: the state
+machine of the control server in SciStream's specification, with the reservation made at REQ, and with errors
+and timeouts that always free the session. docs/explanation/sessions.md draws it.
 
-::
-
-    REQUESTED ──ListenersBound──▶ RESERVED ──Hello──▶ ANNOUNCED ──Update──▶ CONNECTING ──Ready──▶ CONNECTED
-        any of them ──Release──▶ RELEASED, ──TimerFired──▶ EXPIRED, ──…Failed──▶ FAILED
-
-Every message may come twice. The three ends are the same for the resources: they are free once
-`SessionFreed` has come, and the session is remembered for a while, so that its owner can learn the reason.
+Every message may come twice. Nothing leads back out of RELEASING. The three ends are the same for the
+resources: nothing is held any more, and the session is remembered for a while, so that its owner can learn
+the reason.
 """
 
 from __future__ import annotations
@@ -22,21 +19,27 @@ from types import MappingProxyType
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import (
+    Admitted,
     CallAbandoned,
+    DataServerDied,
     DataServerFailed,
     DataServerReady,
+    DataServerRestarted,
     Event,
     Hello,
     ListenersBound,
     Orphaned,
     PortsTaken,
     Release,
+    Renew,
     Request,
     ReservationFailed,
     Role,
     SessionFreed,
     SessionKey,
+    Timer,
     TimerFired,
+    TrafficSeen,
     Update,
 )
 
@@ -44,27 +47,43 @@ from scistream.core.events import (
 class State(StrEnum):
     """How far a session has come."""
 
+    QUEUED = "queued"
+    """REQ has come; there is too little capacity, or there are too few ports. Nothing is held."""
     REQUESTED = "requested"
-    """REQ has come; ports are being bound."""
+    """Capacity and ports are held; the ports are being bound."""
     RESERVED = "reserved"
     """The listeners are ours; the application has not said hello."""
     ANNOUNCED = "announced"
     """The application has said hello; REQ is answered."""
     CONNECTING = "connecting"
-    """Update has come; the data server is starting."""
+    """The data server is being started, for the first time or again."""
     CONNECTED = "connected"
     """The data server forwards."""
+    RELEASING = "releasing"
+    """It is over, and what was held is being freed."""
     RELEASED = "released"
     """Ended by its owner, or by the control server's own end."""
     EXPIRED = "expired"
-    """Ended because somebody did not come in time."""
+    """Ended because somebody did not come in time, or by the end of a lease."""
     FAILED = "failed"
     """Ended by an error; the session's reason says which."""
 
     @property
+    def freed(self) -> bool:
+        """Whether it is over and nothing is held."""
+        return self in ENDS
+
+    @property
     def ended(self) -> bool:
-        """Whether nothing leads out of this state."""
-        return self in {State.RELEASED, State.EXPIRED, State.FAILED}
+        """Whether nothing leads back to life."""
+        return self is State.RELEASING or self.freed
+
+
+#: What a session can end as.
+ENDS = frozenset({State.RELEASED, State.EXPIRED, State.FAILED})
+
+#: What a session can begin as.
+BEGINNINGS = (State.REQUESTED, State.QUEUED)
 
 
 class Encryption(StrEnum):
@@ -78,47 +97,92 @@ class Encryption(StrEnum):
     """Plain always."""
 
 
-def _transitions() -> Mapping[tuple[State, type[Event]], State]:
+#: What the shell had begun, or seen, before it learnt of the end: it changes nothing then.
+LATE_REPORTS: tuple[type[Event], ...] = (
+    PortsTaken,
+    ListenersBound,
+    ReservationFailed,
+    DataServerReady,
+    DataServerFailed,
+    DataServerDied,
+    DataServerRestarted,
+    TrafficSeen,
+)
+
+
+def _transitions() -> Mapping[tuple[State, type[Event]], tuple[State, ...]]:
     s = State
-    table: dict[tuple[State, type[Event]], State] = {
-        (s.REQUESTED, Request): s.REQUESTED,
-        (s.REQUESTED, Hello): s.REQUESTED,
-        (s.REQUESTED, PortsTaken): s.REQUESTED,
-        (s.REQUESTED, ListenersBound): s.RESERVED,
-        (s.REQUESTED, ReservationFailed): s.FAILED,
-        (s.REQUESTED, Orphaned): s.RELEASED,
-        (s.RESERVED, Request): s.RESERVED,
-        (s.RESERVED, Hello): s.ANNOUNCED,
-        (s.RESERVED, TimerFired): s.EXPIRED,
-        (s.RESERVED, Orphaned): s.RELEASED,
-        (s.ANNOUNCED, Request): s.ANNOUNCED,
-        (s.ANNOUNCED, Hello): s.ANNOUNCED,
-        (s.ANNOUNCED, Update): s.CONNECTING,
-        (s.ANNOUNCED, TimerFired): s.EXPIRED,
-        (s.CONNECTING, Request): s.CONNECTING,
-        (s.CONNECTING, Hello): s.CONNECTING,
-        (s.CONNECTING, Update): s.CONNECTING,
-        (s.CONNECTING, DataServerReady): s.CONNECTED,
-        (s.CONNECTING, DataServerFailed): s.FAILED,
-        (s.CONNECTED, Request): s.CONNECTED,
-        (s.CONNECTED, Hello): s.CONNECTED,
-        (s.CONNECTED, Update): s.CONNECTED,
-        (s.CONNECTED, DataServerReady): s.CONNECTED,
-        (s.CONNECTED, DataServerFailed): s.FAILED,
+    stay_or_end: dict[State, tuple[State, ...]] = {state: (state, s.RELEASING) for state in State}
+    table: dict[tuple[State, type[Event]], tuple[State, ...]] = {
+        (s.QUEUED, Admitted): (s.REQUESTED,),
+        (s.QUEUED, Hello): (s.QUEUED,),
+        (s.QUEUED, Orphaned): (s.RELEASING,),
+        (s.QUEUED, TimerFired): (s.RELEASING,),
+        (s.REQUESTED, Hello): (s.REQUESTED,),
+        (s.REQUESTED, PortsTaken): stay_or_end[s.REQUESTED],
+        # a hello that has come early goes on with it at once
+        (s.REQUESTED, ListenersBound): (s.RESERVED, s.ANNOUNCED),
+        (s.REQUESTED, ReservationFailed): (s.RELEASING,),
+        (s.REQUESTED, Orphaned): (s.RELEASING,),
+        (s.REQUESTED, TimerFired): (s.RELEASING,),
+        (s.RESERVED, Hello): (s.ANNOUNCED,),
+        (s.RESERVED, ReservationFailed): (s.RELEASING,),
+        (s.RESERVED, Orphaned): (s.RELEASING,),
+        (s.RESERVED, TimerFired): (s.RELEASING,),
+        (s.ANNOUNCED, Hello): (s.ANNOUNCED,),
+        (s.ANNOUNCED, Update): (s.CONNECTING,),
+        (s.ANNOUNCED, ReservationFailed): (s.RELEASING,),
+        (s.ANNOUNCED, TimerFired): (s.RELEASING,),
+        (s.CONNECTING, Hello): (s.CONNECTING,),
+        (s.CONNECTING, Update): (s.CONNECTING,),
+        (s.CONNECTING, ReservationFailed): (s.RELEASING,),
+        # what the ended data server had reported changes nothing
+        (s.CONNECTING, DataServerReady): (s.CONNECTED, s.CONNECTING),
+        (s.CONNECTING, DataServerFailed): (s.RELEASING,),
+        (s.CONNECTING, DataServerDied): stay_or_end[s.CONNECTING],
+        (s.CONNECTING, DataServerRestarted): (s.CONNECTING,),
+        (s.CONNECTING, TrafficSeen): (s.CONNECTING,),
+        (s.CONNECTING, TimerFired): (s.RELEASING,),
+        (s.CONNECTED, Hello): (s.CONNECTED,),
+        (s.CONNECTED, Update): (s.CONNECTED,),
+        (s.CONNECTED, DataServerReady): (s.CONNECTED,),
+        (s.CONNECTED, DataServerFailed): (s.RELEASING,),
+        (s.CONNECTED, DataServerDied): (s.CONNECTING, s.RELEASING),
+        (s.CONNECTED, DataServerRestarted): (s.CONNECTED,),
+        (s.CONNECTED, TrafficSeen): stay_or_end[s.CONNECTED],
+        (s.CONNECTED, TimerFired): stay_or_end[s.CONNECTED],
+        (s.RELEASING, SessionFreed): (s.RELEASED, s.EXPIRED, s.FAILED),
     }
     for state in State:
-        table[state, CallAbandoned] = state
-        table[state, Release] = state if state.ended else s.RELEASED
-        if state.ended:
-            # the shell's reports of what it had begun before it learnt of the end
-            for late in (PortsTaken, ListenersBound, ReservationFailed, DataServerReady, DataServerFailed):
-                table[state, late] = state
-            table[state, SessionFreed] = state
+        if not state.ended:
+            table[state, Request] = (state,)
+            table[state, Renew] = (state,)
+            table[state, Release] = (s.RELEASING,)
+            # with the last caller who waits for its REQ goes the session
+            waits = state in {s.QUEUED, s.REQUESTED, s.RESERVED}
+            table[state, CallAbandoned] = stay_or_end[state] if waits else (state,)
+            continue
+        table[state, Release] = (state,)
+        table[state, CallAbandoned] = (state,)
+        for late in LATE_REPORTS:
+            table[state, late] = (state,)
     return MappingProxyType(table)
 
 
-#: (state, kind of event) → the state after it.
+#: (state, kind of event) → the states that it can lead to.
 TRANSITIONS = _transitions()
+
+#: The timers that can fire in a state; any other is illegal there.
+AWAITED: Mapping[State, tuple[Timer, ...]] = MappingProxyType(
+    {
+        State.QUEUED: (Timer.QUEUE,),
+        State.REQUESTED: (Timer.LIFETIME,),
+        State.RESERVED: (Timer.HELLO, Timer.LIFETIME),
+        State.ANNOUNCED: (Timer.UPDATE, Timer.LIFETIME),
+        State.CONNECTING: (Timer.LIFETIME,),
+        State.CONNECTED: (Timer.LIFETIME, Timer.IDLE, Timer.STEADY),
+    }
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,30 +191,51 @@ class Session:
 
     Attributes
     ----------
+    queue : bool
+        Whether its REQ asked to wait for capacity and ports.
+    outcome : State or None
+        What it ends as, once that is known.
     ports : tuple of int
-        Held of the pool.
+        Held of the pool, in the order of the listeners; 0 while the operating system has not chosen.
+    held_mbps : float
+        Held of the gateway's capacity.
     listeners : tuple of Endpoint
-        Where the data server accepts, as others reach it.
+        Where the data server accepts, as others reach it; other ports than `ports` where they are translated.
     destinations : tuple of Endpoint
         What the application announced.
     targets : tuple of Endpoint
-        Where the data server connects.
+        Where the data server connects. With fewer than channels the data server begins again with the first
+        (`targets[channel % len(targets)]`); with more, it leaves the others aside.
     certificate_pem, peer_certificate_pem : bytes
         Ours and the other side's; empty without encryption.
     generation, ready_generation : int
-        Number of the newest update, and of the newest that the data server has taken over.
+        Number of the newest order to the data server, and of the newest that it has taken over.
+    restart_generation : int
+        The order that began the data server that runs now, if it was restarted; older ones were its
+        predecessor's.
+    restarts, restarts_in_a_row : int
+        How often the data server was restarted: in all, and since it was last steady.
+    notice : str
+        Why it was restarted last.
+    idle_timeout_s, lifetime_s : float
+        The leases; 0: none.
+    idle_looks, traffic : int
+        How often nothing had been carried since the look before, and the figure seen last.
+    looking : bool
+        Whether an answer to such a look is awaited.
     reason : str
         Why it ended, if it did.
-    freed : bool
-        Whether it has ended and holds nothing any more.
     """
 
     key: SessionKey
     role: Role
     num_conn: int
     rate_mbps: float
+    queue: bool = False
     state: State = State.REQUESTED
+    outcome: State | None = None
     ports: tuple[int, ...] = ()
+    held_mbps: float = 0
     taken_elsewhere: frozenset[int] = frozenset()
     listeners: tuple[Endpoint, ...] = ()
     destinations: tuple[Endpoint, ...] = ()
@@ -159,13 +244,26 @@ class Session:
     peer_certificate_pem: bytes = b""
     generation: int = 0
     ready_generation: int = 0
+    restart_generation: int = 0
+    restarts: int = 0
+    restarts_in_a_row: int = 0
+    notice: str = ""
+    idle_timeout_s: float = 0
+    lifetime_s: float = 0
+    idle_looks: int = 0
+    traffic: int = 0
+    looking: bool = False
     reason: str = ""
-    freed: bool = False
     # calls without an answer yet
     requests: list[int] = field(default_factory=list)
     hellos: list[Hello] = field(default_factory=list)
     updates: list[tuple[int, int]] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
+
+    @property
+    def freed(self) -> bool:
+        """Whether it has ended and holds nothing any more."""
+        return self.state.freed
 
     @property
     def encrypted(self) -> bool:

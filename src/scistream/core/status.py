@@ -47,6 +47,16 @@ class SessionStatus:
         Since the request came; of an ended session, until its end.
     channels : tuple of ChannelStatistics
         One entry per channel; empty while no data server runs.
+    restarts : int
+        How often its data server was restarted.
+    notice : str
+        Why it was restarted last; empty if it was not.
+    idle_timeout_s, lifetime_s : float
+        Its leases; 0 where there is none.
+    lifetime_left_s : float or None
+        What is left of its lifetime; None where that does not end, or has not begun.
+    paced : bool
+        Whether the data server holds its connections to `rate_mbps`.
     """
 
     uid: str
@@ -62,6 +72,12 @@ class SessionStatus:
     data_server: str = ""
     seconds: float = 0
     channels: tuple[ChannelStatistics, ...] = ()
+    restarts: int = 0
+    notice: str = ""
+    idle_timeout_s: float = 0
+    lifetime_s: float = 0
+    lifetime_left_s: float | None = None
+    paced: bool = False
 
     @property
     def bytes_forwarded(self) -> int:

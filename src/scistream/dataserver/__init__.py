@@ -4,20 +4,26 @@
 """
 
 from scistream.dataserver.base import (
+    Adopted,
     ChannelStatistics,
     DataServer,
     DataServerBackend,
     DataServerSpec,
+    Persistence,
+    Restarted,
     TlsCredentials,
     TlsLeg,
 )
 from scistream.dataserver.registry import create_backend, installed
 
 __all__ = [
+    "Adopted",
     "ChannelStatistics",
     "DataServer",
     "DataServerBackend",
     "DataServerSpec",
+    "Persistence",
+    "Restarted",
     "TlsCredentials",
     "TlsLeg",
     "create_backend",

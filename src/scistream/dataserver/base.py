@@ -4,19 +4,26 @@ Two objects: a `DataServerBackend` is there once per gateway (it finds the progr
 ends it); a `DataServer` is one session's forwarding. The native backend shares one small process tree among
 all its sessions; the others run a process per session. Nothing here knows which.
 
-Control servers talk to these classes only. What a plug-in must implement is abstract.
+Control servers talk to these classes only. What a plug-in must implement is abstract. What it may implement
+besides are data servers that outlive the control server: `DataServer.handle` and, of the backend, `adopt`,
+`discard_unadopted` and `detach`. One that does not says so when something is to be adopted.
 """
 
 from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.status import ChannelStatistics as ChannelStatistics  # noqa: PLC0414 - part of the contract
+from scistream.errors import DataServerError
+
+Restarted = Callable[[str], None]
+"""Called in the event loop, with the reason, when a data server has restarted itself and lost connections."""
 
 
 class TlsLeg(StrEnum):
@@ -63,12 +70,32 @@ class DataServerSpec:
         Where the channels connect: channel i to ``targets[i % len(targets)]``. At least one.
     tls : TlsCredentials or None
         None forwards plain TCP on both legs.
+    rate_mbps : float
+        What all connections of the session together may carry in each direction, in 10⁶ bit/s; 0: as fast
+        as it goes.
     """
 
     uid: str
     listeners: tuple[socket.socket, ...]
     targets: tuple[Endpoint, ...]
     tls: TlsCredentials | None = None
+    rate_mbps: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persistence:
+    """How data servers outlive their control server and are found again.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the backend keeps what it needs for that; there, and nobody else's (mode 0700).
+    orphan_limit_s : float
+        Data servers that no control server has asked for so long end themselves.
+    """
+
+    directory: Path
+    orphan_limit_s: float
 
 
 class DataServer(ABC):
@@ -94,13 +121,25 @@ class DataServer(ABC):
             It is not running.
         """
 
+    @property
+    def handle(self) -> str:
+        """By which `DataServerBackend.adopt` finds it in another control server's process.
+
+        Empty before `start`, and always if it does not outlive the control server.
+        """
+        return ""
+
     @abstractmethod
     async def stop(self) -> None:
         """Close every connection and free everything. Idempotent, bounded in time."""
 
     @abstractmethod
     async def wait(self) -> str:
-        """Return when forwarding has ended by itself, with the reason; a plain `stop` gives ``"stopped"``."""
+        """Return when forwarding has ended by itself for good, with the reason.
+
+        A plain `stop` gives ``"stopped"``. After any other reason the control server may at once start a new
+        data server on the same listeners.
+        """
 
     @abstractmethod
     async def statistics(self) -> tuple[ChannelStatistics, ...]:
@@ -113,22 +152,76 @@ class DataServer(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A data server that an earlier control server had started.
+
+    Parameters
+    ----------
+    server : DataServer
+        Started, and used like any other from here on.
+    listeners : tuple of socket.socket
+        The session's listening sockets, one per channel; the control server's own from now on.
+    """
+
+    server: DataServer
+    listeners: tuple[socket.socket, ...]
+
+
 class DataServerBackend(ABC):
     """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``."""
 
     @abstractmethod
-    async def open(self) -> None:
+    async def open(self, persistence: Persistence | None = None) -> None:
         """Find the program, check its version, start what sessions share.
+
+        Parameters
+        ----------
+        persistence : Persistence, optional
+            Data servers outlive this process, however it ends, and those of an earlier one are found again.
+            Without it everything ends when this process does.
 
         Raises
         ------
         DataServerError
-            The program is missing, too old or does not start; the message says what to install or set.
+            The program is missing, too old or does not start, or what an earlier process left cannot be used;
+            the message says what to install, set or end.
         """
 
     @abstractmethod
-    def create(self) -> DataServer:
-        """Return an idle data server for one session."""
+    def create(self, restarted: Restarted | None = None) -> DataServer:
+        """Return an idle data server for one session.
+
+        Parameters
+        ----------
+        restarted : callable, optional
+            Called in the event loop, with the reason, each time the data server has restarted itself on the
+            same listeners; connections were lost.
+        """
+
+    async def adopt(self, handle: str, spec_uid: str, restarted: Restarted | None = None) -> Adopted:
+        """Take over the running data server `handle` of session `spec_uid`, found when this was opened.
+
+        Its statistics go on. `restarted` is called as after `create`, also for what happened meanwhile.
+
+        Raises
+        ------
+        DataServerError
+            It has died, or was never there.
+        """
+        del handle, restarted
+        raise DataServerError(f"session {spec_uid}: its data server has ended with the control server before")
+
+    async def discard_unadopted(self) -> int:
+        """End the data servers that were found at `open` and have not been adopted; return how many."""
+        return 0
+
+    async def detach(self) -> None:
+        """Let go of every data server and leave it running; then the backend is closed.
+
+        Without persistence this ends them, as `close` does.
+        """
+        await self.close()
 
     @abstractmethod
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from scistream.core.commands import Reply
 from scistream.core.endpoint import Endpoint
-from scistream.core.events import Hello, Release, Request, Role, SessionKey, Update
+from scistream.core.events import Hello, Release, Renew, Request, Role, SessionKey, Update
 from scistream.core.session import State
 from scistream.core.status import ChannelStatistics, SessionStatus
 from scistream.errors import InvalidArgument, PeerError
@@ -54,6 +54,9 @@ def read_request(message: pb.Request, owner: str, call: int) -> Request:
         role=_role(message.uid, message.role),
         num_conn=message.num_conn,
         rate_mbps=message.rate,
+        queue=message.queue,
+        idle_timeout_s=message.idle_timeout if message.HasField("idle_timeout") else None,
+        lifetime_s=message.lifetime if message.HasField("lifetime") else None,
     )
 
 
@@ -101,6 +104,17 @@ def read_release(message: pb.Release, owner: str, call: int) -> Release:
     return Release(key=SessionKey(owner, message.uid), call=call)
 
 
+def read_renew(message: pb.RenewRequest, owner: str, call: int) -> Renew:
+    """Return the event that a RENEW is.
+
+    Raises
+    ------
+    InvalidArgument
+        The uid is none.
+    """
+    return Renew(key=SessionKey(owner, message.uid), call=call)
+
+
 def _role(uid: str, text: str) -> Role:
     try:
         return Role(text)
@@ -111,10 +125,27 @@ def _role(uid: str, text: str) -> Role:
 # --- a caller's messages, at the caller ----------------------------------------------------------------
 
 
-def write_request(uid: str, role: Role, num_conn: int, rate_mbps: int) -> pb.Request:
+def write_request(
+    uid: str,
+    role: Role,
+    num_conn: int,
+    rate_mbps: int,
+    *,
+    queue: bool = False,
+    idle_timeout_s: float | None = None,
+    lifetime_s: float | None = None,
+) -> pb.Request:
     """Return the REQ message; values that the wire cannot carry are `InvalidArgument`."""
     try:
-        return pb.Request(uid=uid, role=role.value, num_conn=num_conn, rate=rate_mbps)
+        return pb.Request(
+            uid=uid,
+            role=role.value,
+            num_conn=num_conn,
+            rate=rate_mbps,
+            queue=queue,
+            idle_timeout=idle_timeout_s,
+            lifetime=lifetime_s,
+        )
     except ValueError as error:
         raise InvalidArgument(f"num_conn {num_conn} or rate {rate_mbps} is too large: {error}") from error
 
@@ -180,6 +211,12 @@ def write_status(sessions: Iterable[SessionStatus]) -> pb.StatusReply:
                     )
                     for channel in one.channels
                 ),
+                restarts=one.restarts,
+                notice=one.notice,
+                idle_timeout=one.idle_timeout_s,
+                lifetime=one.lifetime_s,
+                lifetime_left=one.lifetime_left_s,
+                paced=one.paced,
             )
             for one in sessions
         )
@@ -248,6 +285,12 @@ def read_status(message: pb.StatusReply) -> tuple[SessionStatus, ...]:
                     )
                     for channel in one.channels
                 ),
+                restarts=one.restarts,
+                notice=one.notice,
+                idle_timeout_s=one.idle_timeout,
+                lifetime_s=one.lifetime,
+                lifetime_left_s=one.lifetime_left if one.HasField("lifetime_left") else None,
+                paced=one.paced,
             )
             for one in message.sessions
         )

@@ -7,16 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("uid", "role", "num_conn", "rate")
+    __slots__ = ("uid", "role", "num_conn", "rate", "queue", "idle_timeout", "lifetime")
     UID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NUM_CONN_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
     uid: str
     role: str
     num_conn: int
     rate: int
-    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ...) -> None: ...
+    queue: bool
+    idle_timeout: float
+    lifetime: float
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ..., queue: _Optional[bool] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ...) -> None: ...
 
 class Response(_message.Message):
     __slots__ = ("listeners", "prod_listeners", "certificate")
@@ -64,6 +70,12 @@ class Release(_message.Message):
     uid: str
     def __init__(self, uid: _Optional[str] = ...) -> None: ...
 
+class RenewRequest(_message.Message):
+    __slots__ = ("uid",)
+    UID_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    def __init__(self, uid: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ("uid",)
     UID_FIELD_NUMBER: _ClassVar[int]
@@ -77,7 +89,7 @@ class StatusReply(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionStatus, _Mapping]]] = ...) -> None: ...
 
 class SessionStatus(_message.Message):
-    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels")
+    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels", "restarts", "notice", "idle_timeout", "lifetime", "lifetime_left", "paced")
     UID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +103,12 @@ class SessionStatus(_message.Message):
     DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_LEFT_FIELD_NUMBER: _ClassVar[int]
+    PACED_FIELD_NUMBER: _ClassVar[int]
     uid: str
     role: str
     state: str
@@ -104,7 +122,13 @@ class SessionStatus(_message.Message):
     data_server: str
     seconds: float
     channels: _containers.RepeatedCompositeFieldContainer[ChannelStatistics]
-    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ...) -> None: ...
+    restarts: int
+    notice: str
+    idle_timeout: float
+    lifetime: float
+    lifetime_left: float
+    paced: bool
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ...) -> None: ...
 
 class ChannelStatistics(_message.Message):
     __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target")

@@ -54,6 +54,11 @@ class ControlStub:
                 request_serializer=scistream_dot_wire_dot_scistream__pb2.Hello.SerializeToString,
                 response_deserializer=scistream_dot_wire_dot_scistream__pb2.AppResponse.FromString,
                 _registered_method=True)
+        self.renew = channel.unary_unary(
+                '/scistream.Control/renew',
+                request_serializer=scistream_dot_wire_dot_scistream__pb2.RenewRequest.SerializeToString,
+                response_deserializer=scistream_dot_wire_dot_scistream__pb2.Response.FromString,
+                _registered_method=True)
         self.status = channel.unary_unary(
                 '/scistream.Control/status',
                 request_serializer=scistream_dot_wire_dot_scistream__pb2.StatusRequest.SerializeToString,
@@ -92,6 +97,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def renew(self, request, context):
+        """Let a session's leases begin anew. Ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def status(self, request, context):
         """Look at one's own sessions. Ours.
         """
@@ -121,6 +133,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.hello,
                     request_deserializer=scistream_dot_wire_dot_scistream__pb2.Hello.FromString,
                     response_serializer=scistream_dot_wire_dot_scistream__pb2.AppResponse.SerializeToString,
+            ),
+            'renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.renew,
+                    request_deserializer=scistream_dot_wire_dot_scistream__pb2.RenewRequest.FromString,
+                    response_serializer=scistream_dot_wire_dot_scistream__pb2.Response.SerializeToString,
             ),
             'status': grpc.unary_unary_rpc_method_handler(
                     servicer.status,
@@ -236,6 +253,33 @@ class Control:
             '/scistream.Control/hello',
             scistream_dot_wire_dot_scistream__pb2.Hello.SerializeToString,
             scistream_dot_wire_dot_scistream__pb2.AppResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scistream.Control/renew',
+            scistream_dot_wire_dot_scistream__pb2.RenewRequest.SerializeToString,
+            scistream_dot_wire_dot_scistream__pb2.Response.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,14 +77,17 @@ async def test_a_death_is_reported_to_every_session(backend: DataServerBackend) 
             await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
         waiting = [asyncio.ensure_future(server.wait()) for server in servers]
         await asyncio.sleep(0)
-        victim = _youngest(descendants())
-        victim.kill()
+        _oldest(descendants()).kill()
         reasons = await asyncio.wait_for(asyncio.gather(*waiting), 10)
         assert all("SIGKILL" in reason for reason in reasons)
         for server in servers:
             with pytest.raises(DataServerError):
                 await server.statistics()
             await server.stop()
+
+
+def _oldest(processes: list[psutil.Process]) -> psutil.Process:
+    return min(processes, key=lambda process: (process.create_time(), process.pid))
 
 
 def _youngest(processes: list[psutil.Process]) -> psutil.Process:
@@ -96,7 +99,7 @@ async def test_new_sessions_work_after_a_death(backend: DataServerBackend) -> No
     with listening() as listener:
         server = backend.create()
         await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
-        _youngest(descendants()).kill()
+        _oldest(descendants()).kill()
         await asyncio.wait_for(server.wait(), 10)
         await server.stop()
     await _echo(backend)
@@ -225,7 +228,7 @@ async def test_a_data_server_that_hangs_does_not_hang_its_caller(
 ) -> None:
     if type(backend).__name__ != "NativeBackend":
         pytest.skip("knows the native data server's limits")
-    monkeypatch.setattr("scistream.dataserver.native.tree.REQUEST_LIMIT_S", 0.2)
+    monkeypatch.setattr("scistream.dataserver.native.connection.REQUEST_LIMIT_S", 0.2)
     with listening() as listener:
         server = backend.create()
         await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))

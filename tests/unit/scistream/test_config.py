@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scistream.config import ControlServerConfig, PortRange, is_loopback
+from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
 from scistream.core.endpoint import Endpoint
 from scistream.core.reservation import EphemeralPool, PortPool
 from scistream.core.table import Limits
@@ -86,3 +86,32 @@ def test_unusable_values_are_refused(changes: dict[str, Any]) -> None:
 def test_loopback_is_recognised() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST.")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "localhost.example.org")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"limits": Limits(idle_timeout_s=-1)}, "idle timeout"),
+        ({"limits": Limits(lifetime_s=float("inf"))}, "lifetime"),
+        ({"limits": Limits(queue_timeout_s=0)}, "queue timeout"),
+        ({"capacity_mbps": -5}, "capacity"),
+        ({"orphan_limit_s": 0}, "orphan limit"),
+    ],
+)
+def test_leases_and_capacities_that_are_none_are_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        config(**changes)
+
+
+def test_sessions_are_kept_only_where_there_is_a_place_for_them() -> None:
+    with pytest.raises(ConfigurationError, match="--state-dir"):
+        config(on_terminate=StopMode.KEEP)
+    config(on_terminate=StopMode.KEEP, state_dir=Path("state"))
+
+
+def test_as_many_ports_are_advertised_as_are_listened_on() -> None:
+    config(advertised_ports=PortRange(first=30100, last=30200))
+    with pytest.raises(ConfigurationError, match="100 ports are advertised for 101"):
+        config(advertised_ports=PortRange(first=30100, last=30199))
+    with pytest.raises(ConfigurationError, match="for 0 that are listened on"):
+        config(ports=PortRange(first=0, last=0), advertised_ports=PortRange(first=30100, last=30199))

@@ -12,17 +12,21 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver.base import (
+    Adopted,
     ChannelStatistics,
     DataServer,
     DataServerBackend,
     DataServerSpec,
+    Persistence,
+    Restarted,
     TlsCredentials,
 )
-from scistream.dataserver.native.tree import SessionName, Tree
+from scistream.dataserver.native.tree import Tree, TreeSession
 from scistream.errors import ConfigurationError, DataServerError
 
 logger = logging.getLogger(__name__)
@@ -64,22 +68,56 @@ class NativeBackend(DataServerBackend):
         self._congestion_lan = congestion_lan
         self._congestion_wan = congestion_wan
         self._tls_engine = tls_engine
+        self._persistence: Persistence | None = None
         self._tree: Tree | None = None
         self._starting = asyncio.Lock()
 
-    async def open(self) -> None:
-        """Start the tree of processes.
+    async def open(self, persistence: Persistence | None = None) -> None:
+        """Start the tree of processes, or find the one that an earlier control server has left.
 
         Raises
         ------
         DataServerError
-            It does not start.
+            It does not start, or what is found cannot be used.
         """
+        if persistence is not None:
+            self._persistence = persistence
         await self.tree()
 
-    def create(self) -> DataServer:
+    def create(self, restarted: Restarted | None = None) -> DataServer:
         """Return an idle data server for one session."""
-        return NativeDataServer(self)
+        return NativeDataServer(self, restarted)
+
+    async def adopt(self, handle: str, spec_uid: str, restarted: Restarted | None = None) -> Adopted:
+        """Take over the data server `handle`, which an earlier control server has started.
+
+        Raises
+        ------
+        DataServerError
+            It has ended, or is another session's.
+        """
+        tree = await self.tree()
+        identity, _, key = handle.partition(":")
+        session = tree.sessions.get(int(key)) if identity == tree.identity and key.isdecimal() else None
+        if session is None or session.key not in tree.found:
+            raise DataServerError(f"session {spec_uid}: its data server has ended")
+        if session.uid != spec_uid:
+            raise DataServerError(f"session {spec_uid}: data server {handle} forwards {session.uid!r}")
+        if session.ended.done():
+            raise DataServerError(f"session {spec_uid}: {session.ended.result()}")
+        reply = await tree.request({"operation": "listeners", "key": session.key})
+        listeners = tuple(socket.socket(fileno=descriptor) for descriptor in reply.descriptors)
+        tree.found.discard(session.key)
+        server = NativeDataServer(self, restarted)
+        server.take(tree, session)
+        return Adopted(server, listeners)
+
+    async def discard_unadopted(self) -> int:
+        """Stop the sessions that were found and not adopted; return how many."""
+        tree = await self.tree()
+        sessions = [tree.sessions[key] for key in tree.found]
+        await asyncio.gather(*map(tree.stop, sessions))
+        return len(sessions)
 
     async def tree(self) -> Tree:
         """Return the running tree; a new one if the last one died.
@@ -90,23 +128,62 @@ class NativeBackend(DataServerBackend):
             It does not start.
         """
         async with self._starting:
-            if self._tree is not None and self._tree.ended.done():
-                await self._tree.close()
+            again = self._tree is not None
+            if self._tree is not None and self._tree.lost:
+                await self._tree.ended
+                await self._tree.detach()
                 self._tree = None
             if self._tree is None:
-                tree = Tree()
-                try:
-                    await tree.start(self._arguments())
-                except BaseException:
-                    await tree.close()
-                    raise
-                self._tree = tree
+                self._tree = await self._find_tree() or await self._start_tree()
+                if again:
+                    # only the connection was lost: the sessions have been given up, and are started anew
+                    await asyncio.gather(
+                        *(self._tree.stop(self._tree.sessions[key]) for key in self._tree.found)
+                    )
             return self._tree
+
+    async def _find_tree(self) -> Tree | None:
+        if self._persistence is None:
+            return None
+        tree = Tree(self._persistence)
+        try:
+            settings = await tree.find()
+        except BaseException:
+            await tree.detach()
+            raise
+        if settings is None:
+            await tree.detach()
+            return None
+        logger.info("data servers run already: %d sessions, process %d", len(tree.sessions), tree.pids[0])
+        if settings != self._settings():
+            logger.warning(
+                "the data servers that run already keep their settings %s until they have ended", settings
+            )
+        return tree
+
+    async def _start_tree(self) -> Tree:
+        tree = Tree(self._persistence)
+        try:
+            await tree.start(self._arguments())
+        except BaseException:
+            await tree.close()
+            raise
+        return tree
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes of the tree, the supervisor first; empty when it is not running."""
-        return self._tree.pids if self._tree is not None and not self._tree.ended.done() else ()
+        return self._tree.pids if self._tree is not None and not self._tree.lost else ()
+
+    async def detach(self) -> None:
+        """Leave the tree running, with all its sessions; without persistence end it."""
+        if self._persistence is None:
+            await self.close()
+            return
+        async with self._starting:
+            tree, self._tree = self._tree, None
+        if tree is not None:
+            await tree.detach()
 
     async def close(self) -> None:
         """Stop every session and end the tree."""
@@ -115,28 +192,44 @@ class NativeBackend(DataServerBackend):
         if tree is not None:
             await tree.close()
 
+    def _settings(self) -> dict[str, object]:
+        return {
+            "workers": self._workers,
+            "congestion_lan": self._congestion_lan,
+            "congestion_wan": self._congestion_wan,
+            "tls_engine": self._tls_engine,
+        }
+
     def _arguments(self) -> list[str]:
-        arguments = ["--workers", str(self._workers), "--log-level", str(logger.getEffectiveLevel())]
-        for flag, value in (
-            ("--congestion-lan", self._congestion_lan),
-            ("--congestion-wan", self._congestion_wan),
-            ("--tls-engine", self._tls_engine),
-        ):
+        arguments = ["--log-level", str(logger.getEffectiveLevel())]
+        for name, value in self._settings().items():
             if value is not None:
-                arguments += [flag, value]
+                arguments += [f"--{name.replace('_', '-')}", str(value)]
         return arguments
 
 
 class NativeDataServer(DataServer):
     """One session's forwarding in the tree of its backend."""
 
-    def __init__(self, backend: NativeBackend) -> None:
+    def __init__(self, backend: NativeBackend, restarted: Restarted | None = None) -> None:
         self._backend = backend
+        self._restarted = restarted
         self._tree: Tree | None = None
-        self._session: SessionName | None = None
-        self._channels = 0
+        self._session: TreeSession | None = None
         self._uid = ""
         self._stopped = asyncio.Event()
+
+    def take(self, tree: Tree, session: TreeSession) -> None:
+        """Be the session of a tree that runs."""
+        self._tree, self._session, self._uid = tree, session, session.uid
+        session.tell(self._restarted)
+
+    @property
+    def handle(self) -> str:
+        """The tree's name and the session's in it."""
+        if self._tree is None or self._session is None:
+            return ""
+        return f"{self._tree.identity}:{self._session.key}"
 
     async def start(self, spec: DataServerSpec) -> None:
         """Forward; return once every worker accepts.
@@ -150,9 +243,8 @@ class NativeDataServer(DataServer):
             raise DataServerError(f"session {spec.uid}: this data server was started before")
         targets = await _resolve(spec.targets, spec.uid)
         tree = await self._backend.tree()
-        session = tree.new_session()
-        self._tree, self._session = tree, session
-        self._uid, self._channels = spec.uid, len(spec.listeners)
+        session = tree.new_session(spec.uid, len(spec.listeners))
+        self.take(tree, session)
         try:
             await tree.request(
                 {
@@ -162,6 +254,7 @@ class NativeDataServer(DataServer):
                     "uid": spec.uid,
                     "targets": targets,
                     "tls": _tls_body(spec.tls),
+                    "rate_mbps": spec.rate_mbps,
                 },
                 [listener.fileno() for listener in spec.listeners],
             )
@@ -170,7 +263,7 @@ class NativeDataServer(DataServer):
             if isinstance(error, DataServerError):
                 raise DataServerError(f"session {spec.uid}: {error}") from error
             raise
-        logger.debug("session %s: %d channels forwarded", spec.uid, self._channels)
+        logger.debug("session %s: %d channels forwarded", spec.uid, session.channels)
 
     async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
         """Connect new connections to `targets`; connections that are open finish where they are.
@@ -194,25 +287,26 @@ class NativeDataServer(DataServer):
         if tree is None or session is None:
             return
         try:
-            await tree.request({"operation": "stop", "key": session.key})
+            await tree.stop(session)
         except DataServerError as error:
             # a tree that does not answer has nothing left to stop, or is about to be ended
             logger.debug("session %s: stop: %s", self._uid, error)
-        finally:
-            tree.session_ended(session)
 
     async def wait(self) -> str:
-        """Return when forwarding has ended, with the reason; ``"stopped"`` after a plain `stop`."""
-        if self._tree is None or self._stopped.is_set():
+        """Return when forwarding has ended for good, with the reason; ``"stopped"`` after a plain `stop`."""
+        if self._tree is None or self._session is None or self._stopped.is_set():
             await self._stopped.wait()
             return "stopped"
+        ends: tuple[asyncio.Future[str], ...] = (self._session.ended, self._tree.ended)
         stopped = asyncio.ensure_future(self._stopped.wait())
         try:
-            events: set[asyncio.Future[Any]] = {stopped, self._tree.ended}
+            events: set[asyncio.Future[Any]] = {stopped, *ends}
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-        return "stopped" if self._stopped.is_set() else self._tree.ended.result()
+        if self._stopped.is_set():
+            return "stopped"
+        return next(end.result() for end in ends if end.done())
 
     async def statistics(self) -> tuple[ChannelStatistics, ...]:
         """Return one entry per channel, summed over all workers.
@@ -223,9 +317,10 @@ class NativeDataServer(DataServer):
             It is not running, or does not answer.
         """
         tree, session = self._running()
-        results = await tree.request({"operation": "statistics", "key": session.key})
+        reply = await tree.request({"operation": "statistics", "key": session.key})
+        nothing = [[0] * len(fields(ChannelStatistics))] * session.channels
         channels = []
-        for per_worker in zip(*results, strict=True):
+        for per_worker in zip(nothing, *reply.results, strict=True):
             figures = [sum(column) for column in zip(*per_worker, strict=True)]
             channels.append(
                 ChannelStatistics(
@@ -238,11 +333,12 @@ class NativeDataServer(DataServer):
             )
         return tuple(channels)
 
-    def _running(self) -> tuple[Tree, SessionName]:
+    def _running(self) -> tuple[Tree, TreeSession]:
         if self._tree is None or self._session is None:
             raise DataServerError(f"session {self._uid or '?'}: its data server is not running")
-        if self._tree.ended.done():
-            raise DataServerError(f"session {self._uid}: {self._tree.ended.result()}")
+        for end in (self._session.ended, self._tree.ended):
+            if end.done():
+                raise DataServerError(f"session {self._uid}: {end.result()}")
         return self._tree, self._session
 
 

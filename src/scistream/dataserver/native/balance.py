@@ -21,7 +21,7 @@ _HEADER = struct.Struct("<QI")
 
 
 class Balance:
-    """Shared by all workers of a tree; made before they are forked.
+    """Shared by all workers of a tree; made before they are forked, and kept by their parent for new ones.
 
     Attributes
     ----------
@@ -39,6 +39,10 @@ class Balance:
         self.outboxes = [pair[1] for pair in pairs]
         for sock in (*self.inboxes, *self.outboxes):
             sock.setblocking(False)
+
+    def forget(self, slot: int, index: int) -> None:
+        """Worker `index` has died: it has no connection of the session in `slot` any more."""
+        self._counts[slot * self._workers + index] = 0
 
     def close(self) -> None:
         """Close this process's copies; the memory goes with the process."""
@@ -71,6 +75,11 @@ class BalanceOfWorker:
         place = slot * self._workers + self._index
         if self._counts[place]:
             self._counts[place] += change
+
+    def total(self, slot: int) -> int:
+        """Return how many connections the session in `slot` has in all workers."""
+        start = slot * self._workers
+        return sum(count - 1 for count in self._counts[start : start + self._workers] if count)
 
     def hand_over(self, slot: int, key: int, channel: int, accepted: socket.socket) -> bool:
         """Pass `accepted` to a worker with fewer connections; return False if it is to stay here."""

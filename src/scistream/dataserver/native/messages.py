@@ -5,7 +5,7 @@ descriptors with one (SCM_MAX_FD) and wants it to fit the socket's buffer. So a 
 each beginning with one byte that says whether it is the message's last, and is put together again here.
 Messages may hold session keys: nothing in this module logs or shows what they contain.
 
-What the messages say is not decided here: see `backend` (who asks) and `control` (who answers).
+What the messages say is not decided here: see `tree` and `backend` (who ask), `supervisor` and `worker`.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ class MessageSocket:
         return self._socket.fileno()
 
     @property
-    def unsent(self) -> bool:
-        """Whether packets wait for the socket to become writable."""
-        return bool(self._queue)
+    def unsent(self) -> int:
+        """How many packets wait for the socket to become writable."""
+        return len(self._queue)
 
     def send(self, body: Body, descriptors: Sequence[int] = ()) -> None:
         """Send now or queue; the caller keeps `descriptors` and may close them on return.

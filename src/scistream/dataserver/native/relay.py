@@ -18,7 +18,7 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from scistream.dataserver.native.sockets import reset, shut_down_writing, unacknowledged_bytes
+from scistream.dataserver.native.sockets import close_in_order, reset, shut_down_writing, unacknowledged_bytes
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Loop
@@ -143,7 +143,7 @@ class Relay:
         """Begin to relay by these two flows."""
         self.to_target, self.from_target = to_target, from_target
         to_target.back, from_target.back = from_target, to_target
-        self.channel.open_relays.add(self)
+        self.channel.relay_begins(self)
         # watched anew, so that epoll reports all that is there already, an end of stream included
         self.loop.watch(self.accepted.fileno(), EVENTS, to_target.on_source_events, self)
         self.loop.watch(self.target.fileno(), EVENTS, from_target.on_source_events, self)
@@ -187,8 +187,8 @@ class Relay:
         """Close both connections, which have ended in both directions."""
         if not self.closed:
             self._leave()
-            self.accepted.close()
-            self.target.close()
+            close_in_order(self.accepted)
+            close_in_order(self.target)
 
     def _leave(self) -> None:
         self.closed = True

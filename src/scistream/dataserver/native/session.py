@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
+from scistream.dataserver.native.pacing import Pacer
 from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, tune
 from scistream.dataserver.native.tls import TlsContext, make_context
 
@@ -88,6 +89,12 @@ class Channel:
             self._failed += 1
             self.session.worker.connection_ends(self.session)
 
+    def relay_begins(self, relay: Relay) -> None:
+        """Keep a connection that is being relayed."""
+        self.open_relays.add(relay)
+        if self.session.pacer is not None:
+            self.session.pacer.begin(relay)
+
     def relay_ended(self, relay: Relay) -> None:
         """Keep the counts of a connection that is gone."""
         self.open_relays.discard(relay)
@@ -127,7 +134,7 @@ class Session:
     worker : Worker
         Whose loop, buffers and room it uses.
     body : dict
-        The ``start`` message: key, uid, slot, targets, TLS credentials.
+        The ``start`` message: key, uid, slot, targets, TLS credentials, rate.
     listeners : list of socket.socket
         One per channel; the session owns them.
     """
@@ -140,6 +147,8 @@ class Session:
         self.tls: TlsContext | None = None
         self.tls_leg: TlsLeg | None = None
         self.channels = [Channel(self, index, listener) for index, listener in enumerate(listeners)]
+        rate_mbps = float(body["rate_mbps"])
+        self.pacer = Pacer(self, rate_mbps) if rate_mbps > 0 else None
         try:
             self.retarget(body)
         except Exception:
@@ -187,5 +196,7 @@ class Session:
         """Reset every connection and free everything."""
         for channel in self.channels:
             channel.close()
+        if self.pacer is not None:
+            self.pacer.end()
         if self.channels:
             logger.debug("session %s: closed", self.uid)

@@ -24,6 +24,8 @@ COPIED_BYTES = 16 * 1024
 IDLE_PIPES = 64
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
+_SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
 _INT_BYTES = struct.calcsize("i")
 
 #: errno values that mean "no descriptor or buffer left", here or in the whole system
@@ -33,17 +35,43 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 def tune(sock: socket.socket, congestion: str | None) -> None:
     """Set what both legs need; on a listening socket, for all that it accepts.
 
-    Buffer sizes are left to the kernel: setting them stops its autotuning. An unknown congestion control is
-    left at the kernel's default, as it is not the same on every host.
+    Until `close_in_order` a connection ends with a reset, also when its process is killed: a stream that was
+    lost must not look complete.
+
+    Buffer sizes are left to the kernel: setting them stops its autotuning. Where this user may not set the
+    congestion control it stays the kernel's default; `why_no_congestion_control` is asked once at start.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     if congestion:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+
+
+def why_no_congestion_control(name: str) -> str:
+    """Return why this process may not use that congestion control; empty if it may."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def pace(sock: socket.socket, bytes_per_s: int) -> None:
+    """Let the kernel send no faster than this on a TCP connection, whatever its congestion control."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("L", bytes_per_s))
+
+
+def close_in_order(sock: socket.socket) -> None:
+    """Close a connection whose stream is complete: the kernel delivers what is still on the way."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
+    sock.close()
 
 
 def reset(sock: socket.socket) -> None:

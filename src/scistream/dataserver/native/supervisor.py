@@ -1,4 +1,4 @@
-"""The parent of a gateway's workers: starts them, passes requests on, notices who dies.
+"""The parent of a gateway's workers: passes requests on, replaces workers that die, outlives control servers.
 
 ::
 
@@ -6,232 +6,341 @@
     NativeBackend  <--SEQPACKET-->  one request fanned out  <--SEQPACKET-->  sessions
                                     to all, one reply back
 
-The tree has one life: if a worker dies, its connections are lost, so the supervisor reports that and ends
-everything rather than go on with a part. It ends as well when the control server's end of the socket closes,
-so that nothing is left when that process is killed.
+A worker that dies takes its connections with it. Its place is taken by a new one, which is given every
+session on the same listening sockets; `kept` has what that needs. When the control server's end of the socket
+closes, the tree ends, or waits for another control server (`controller`), as it was told when it was started.
+
+No request is known by the number that a control server gave it: an answer finds who asked, or nobody.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
+import math
 import os
 import resource
 import select
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from scistream.dataserver.native.balance import Balance
+from scistream.dataserver.native.children import DEATHS_WITHIN_S, Child, Children
+from scistream.dataserver.native.controller import Controller
+from scistream.dataserver.native.fanout import Fanout, Request, nobody
+from scistream.dataserver.native.kept import KeptSession
+from scistream.dataserver.native.logs import log_to
 from scistream.dataserver.native.messages import Message, MessageSocket
-from scistream.dataserver.native.tls import load_engine
-from scistream.dataserver.native.worker import WorkerOptions, run_worker
+from scistream.dataserver.native.rendezvous import MeetingPlace
+from scistream.dataserver.native.worker import WorkerOptions
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
 
-END_LIMIT_S = 3.0
-"""How long workers may take to end before they are killed."""
-
-
-@dataclass(slots=True)
-class _Child:
-    pid: int
-    control: MessageSocket
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A request that some workers have not answered."""
-
-    missing: set[int]
-    results: list[Any] = field(default_factory=list)
-    error: str | None = None
-
 
 class Supervisor:
-    """Runs a tree of `workers` processes for whoever holds the other end of `control`."""
+    """Runs a tree of processes.
 
-    def __init__(self, control: socket.socket, workers: int, options: WorkerOptions) -> None:
-        self._control = MessageSocket(control)
+    Parameters
+    ----------
+    control : socket.socket
+        The connection to the control server that starts it.
+    workers : int
+        How many there are.
+    options : WorkerOptions
+        What they have in common.
+    directory : Path or None
+        Where other control servers find the tree when that one is gone; None if it ends then.
+    """
+
+    def __init__(
+        self, control: socket.socket, workers: int, options: WorkerOptions, directory: Path | None = None
+    ) -> None:
+        link = MessageSocket(control)
         self._workers = workers
-        self._options = options
-        self._children: dict[int, _Child] = {}
-        self._pending: dict[int, _Pending] = {}
+        self._tree = uuid.uuid4().hex
+        self._settings = {
+            "workers": workers,
+            "congestion_lan": options.congestion_lan,
+            "congestion_wan": options.congestion_wan,
+            "tls_engine": options.tls_engine,
+        }
+        self._place = None if directory is None else MeetingPlace(directory)
+        self._controller = Controller(link, self._place, self._greeting)
+        log_to(self._controller.log)
+        self._children = Children(workers, options.permitted(), self._in_worker)
+        self._sessions: dict[int, KeptSession] = {}
+        self._next_key = 1
+        self._fanout = Fanout(self._children, self._on_result)
         self._poll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._sockets: dict[int, MessageSocket] = {}
+        self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
+        self._failed = False
 
     def run(self) -> bool:
-        """Serve until the control socket ends or a signal comes; return False if a worker died."""
+        """Serve until there is nobody left to serve, or a signal comes; return False after a failure."""
         raise_descriptor_limit()
-        healthy = True
         # a signal only has to wake the poll: its handler sets the flag
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         try:
-            self._fork_workers((reading, writing))
-            self._poll.register(reading, select.EPOLLIN)
-            self._poll.register(self._control.fileno(), select.EPOLLIN)
-            self._send_control({"event": "ready", "pids": [child.pid for child in self._children.values()]})
-            while not self._stopping and healthy:
-                healthy = self._turn()
+            for index in range(self._workers):
+                self._watch_child(self._children.fork(index))
+            self._poll.register(self._wakeup[0], select.EPOLLIN)
+            if self._place is not None:
+                self._poll.register(self._place.socket.fileno(), select.EPOLLIN)
+                self._handlers[self._place.socket.fileno()] = self._on_newcomer
+            if self._controller.link is not None:
+                self._watch(self._controller.link, self._on_controller)
+                self._controller.greet()
+            while not self._stopping:
+                self._turn()
+        except Exception as error:
+            logger.exception("the data server's supervisor failed")
+            self._fail(f"the data server's supervisor failed: {error!r}")
         finally:
-            self._end_children()
-            signal.set_wakeup_fd(-1)
-            os.close(reading)
-            os.close(writing)
-            with contextlib.suppress(OSError):
-                self._control.flush()
-            self._control.close()
-            self._poll.close()
-        return healthy
+            self._end()
+        return not self._failed
 
     def _on_signal(self, _signum: int, _frame: object) -> None:
         self._stopping = True
 
-    def _fork_workers(self, wakeup: tuple[int, int]) -> None:
-        balance = Balance(self._workers)
-        load_engine(self._options.tls_engine)
-        gc.collect()
-        gc.freeze()  # the workers share what was loaded, as long as nobody writes to it
-        for index in range(self._workers):
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            pid = os.fork()
-            if pid == 0:
-                self._be_worker(index, ours, theirs, balance, wakeup)
-            theirs.close()
-            self._children[index] = _Child(pid, MessageSocket(ours))
-            self._poll.register(ours.fileno(), select.EPOLLIN)
-        balance.close()
+    def _end(self) -> None:
+        if self._place is not None:
+            self._place.leave()
+        self._children.end()
+        signal.set_wakeup_fd(-1)
+        for descriptor in self._wakeup:
+            os.close(descriptor)
+        self._controller.close()
+        for session in self._sessions.values():
+            session.close()
+        self._poll.close()
+        if self._place is not None:
+            self._place.close()  # and with it the lock, last of all
 
-    def _be_worker(
-        self,
-        index: int,
-        ours: socket.socket,
-        theirs: socket.socket,
-        balance: Balance,
-        wakeup: tuple[int, int],
-    ) -> None:
-        """Become a worker; does not return."""
-        code = 1
-        try:
-            # who ends a worker is the supervisor, by its control socket
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            os.close(wakeup[0])
-            os.close(wakeup[1])
-            ours.close()
-            self._poll.close()
-            self._control.close()
-            for child in self._children.values():
-                child.control.close()
-            run_worker(index, theirs, balance, self._options)
-            code = 0
-        except Exception:
-            logger.exception("worker %d failed", index)
-        finally:
-            os._exit(code)
+    def _fail(self, reason: str) -> None:
+        """End everything, because going on makes no sense."""
+        self._failed = self._stopping = True
+        self._controller.tell({"event": "died", "reason": reason})
 
-    def _turn(self) -> bool:
-        """Handle one round of events; return False if a worker has died."""
-        by_descriptor = {child.control.fileno(): index for index, child in self._children.items()}
-        for descriptor, events in self._poll.poll():
-            if descriptor == self._control.fileno():
-                self._on_control(events)
-            elif descriptor in by_descriptor:
-                index = by_descriptor[descriptor]
-                child = self._children[index]
-                if events & select.EPOLLOUT:
-                    child.control.flush()
-                for message in child.control.receive():
-                    self._on_reply(index, message)
-                if child.control.ended:
-                    self._report_death(index)
-                    return False
-        self._rearm(self._control)
-        for child in self._children.values():
-            self._rearm(child.control)
-        return True
+    def _in_worker(self) -> None:
+        """Close in a new worker's process what belongs to the supervisor."""
+        self._poll.close()
+        for descriptor in self._wakeup:
+            os.close(descriptor)
+        if self._controller.link is not None:
+            self._controller.link.close()
+        if self._place is not None:
+            self._place.close()
+        for session in self._sessions.values():
+            session.close()
 
-    def _rearm(self, control: MessageSocket) -> None:
-        self._poll.modify(control.fileno(), select.EPOLLIN | (select.EPOLLOUT if control.unsent else 0))
+    # --- events -----------------------------------------------------------------------------------------
 
-    def _on_control(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self._control.flush()
-        for message in self._control.receive():
-            self._pending[int(message.body["id"])] = _Pending(set(self._children))
-            for child in self._children.values():
-                child.control.send(message.body, message.descriptors)
-            for descriptor in message.descriptors:
-                os.close(descriptor)
-        if self._control.ended:
-            self._controller_is_gone()
+    def _watch(self, sock: MessageSocket, handler: Callable[[int], None]) -> None:
+        self._poll.register(sock.fileno(), select.EPOLLIN)
+        self._handlers[sock.fileno()] = handler
+        self._sockets[sock.fileno()] = sock
 
-    def _controller_is_gone(self) -> None:
-        """End: this is the one place that decides what a tree does without its control server."""
-        logger.debug("the control server is gone: the data server ends")
-        self._stopping = True
+    def _forget(self, sock: MessageSocket) -> None:
+        self._poll.unregister(sock.fileno())
+        del self._handlers[sock.fileno()], self._sockets[sock.fileno()]
 
-    def _on_reply(self, index: int, message: Message) -> None:
-        identity = int(message.body["reply"])
-        pending = self._pending[identity]
-        pending.missing.discard(index)
-        pending.error = pending.error or message.body.get("error")
-        pending.results.append(message.body.get("result"))
-        if pending.missing:
+    def _watch_child(self, child: Child) -> None:
+        self._watch(child.control, partial(self._on_child, child))
+
+    def _turn(self) -> None:
+        """Handle one round of events."""
+        left_s = self._controller.orphan_left_s(time.monotonic())
+        if left_s <= 0:
+            logger.warning("no control server has come in time: the data server ends")
+            self._stopping = True
             return
-        del self._pending[identity]
-        reply: dict[str, Any] = {"reply": identity, "results": pending.results}
-        if pending.error is not None:
-            reply["error"] = pending.error
-        self._send_control(reply)
+        for descriptor, events in self._poll.poll(None if left_s == math.inf else left_s):
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler(events)
+        self._look_after_controller()
+        for sock in self._sockets.values():
+            self._poll.modify(sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if sock.unsent else 0))
 
-    def _send_control(self, body: dict[str, Any]) -> None:
-        self._control.send(body)
+    def _look_after_controller(self) -> None:
+        """End or wait for another control server, if there is none any more."""
+        link = self._controller.link
+        if link is None or not link.ended:
+            return
+        self._forget(link)
+        if not self._controller.lose():
+            logger.debug("the control server is gone: the data server ends")
+            self._stopping = True
+        elif not self._sessions:
+            logger.debug("the control server is gone, and no session is left: the data server ends")
+            self._stopping = True
+        else:
+            logger.info("the control server is gone: %d sessions go on without one", len(self._sessions))
 
-    def _report_death(self, index: int) -> None:
-        child = self._children.pop(index)
-        child.control.close()
-        status = _wait_for(child.pid, END_LIMIT_S)
-        reason = f"data server worker {index} (pid {child.pid}) {_describe(status)}"
-        logger.error("%s; its connections are lost, the tree ends", reason)
-        with contextlib.suppress(DataServerError):
-            self._send_control({"event": "died", "reason": reason})
+    def _on_newcomer(self, _events: int) -> None:
+        # the one before may have gone just now
+        self._on_controller(0)
+        self._look_after_controller()
+        newcomer = self._controller.meet()
+        if newcomer is not None:
+            self._watch(newcomer, self._on_controller)
 
-    def _end_children(self) -> None:
-        for child in self._children.values():
-            child.control.close()
-        for child in self._children.values():
-            if _wait_for(child.pid, END_LIMIT_S) is None:
-                os.kill(child.pid, signal.SIGKILL)
-                os.waitpid(child.pid, 0)
+    def _on_controller(self, events: int) -> None:
+        if events & select.EPOLLOUT and self._controller.link is not None:
+            self._controller.link.flush()
+        for message in self._controller.receive():
+            try:
+                self._on_request(message)
+            except (KeyError, TypeError, ValueError):
+                # not the streams' fault: this control server is not listened to any more
+                logger.exception("the control server has sent a request that makes no sense")
+                if self._controller.link is not None:
+                    self._controller.link.ended = True
 
+    def _on_child(self, child: Child, events: int) -> None:
+        try:
+            if events & select.EPOLLOUT:
+                child.control.flush()
+            messages = child.control.receive()
+        except DataServerError as error:
+            child.kill(str(error))
+            messages, child.control.ended = [], True
+        for message in messages:
+            if message.body.get("event") == "log":
+                self._controller.log(message.body)
+            else:
+                self._fanout.on_reply(child.index, message.body)
+        if child.control.ended:
+            self._replace(child)
 
-def _wait_for(pid: int, limit_s: float) -> int | None:
-    """Return the child's wait status; None if it has not ended in time."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        deadline = time.monotonic() + limit_s
-        while not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            if time.monotonic() >= deadline:
-                return None
-    finally:
-        os.close(descriptor)
-    return os.waitpid(pid, 0)[1]
+    # --- requests ---------------------------------------------------------------------------------------
 
+    def _on_request(self, message: Message) -> None:
+        """Handle what the control server asks; whoever takes the message's descriptors keeps them."""
+        body, link = message.body, self._controller.link
 
-def _describe(status: int | None) -> str:
-    if status is None:
-        return "closed its control socket"
-    code = os.waitstatus_to_exitcode(status)
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        def reply(results: Sequence[Any], error: str | None = None, descriptors: Sequence[int] = ()) -> None:
+            if self._controller.link is link:
+                answer = {"reply": body.get("id"), "results": results}
+                self._controller.tell(answer if error is None else {**answer, "error": error}, descriptors)
+
+        operation = body.get("operation")
+        if operation == "start":
+            self._start(KeptSession(body, message.descriptors), reply)
+            return
+        for descriptor in message.descriptors:
+            os.close(descriptor)
+        if operation == "attach":
+            try:
+                self._controller.attach(body)
+            except DataServerError as error:
+                reply([], str(error))
+            else:
+                reply([])
+        elif operation == "end":
+            self._stopping = True
+        elif operation == "stop":
+            self._stop(int(body["key"]), lambda request: reply([], request.error))
+        else:
+            session = self._sessions.get(int(body["key"]))
+            if session is None or session.ended:
+                reply([], session.ended if session else f"no session with key {body['key']} is here")
+            elif operation == "listeners":
+                reply([], None, session.descriptors)
+            else:
+                self._fanout.ask(body, partial(self._answered, session, reply))
+
+    def _start(self, session: KeptSession, reply: Callable[..., None]) -> None:
+        self._sessions[session.key] = session
+        self._next_key = max(self._next_key, session.key + 1)
+
+        def started(request: Request) -> None:
+            if request.error is not None and self._sessions.get(session.key) is session:
+                self._stop(session.key, nobody)
+            reply([], request.error)
+
+        self._fanout.ask(session.start, started, session.descriptors)
+
+    def _stop(self, key: int, answered: Callable[[Request], None]) -> None:
+        session = self._sessions.pop(key, None)
+        self._fanout.ask({"operation": "stop", "key": key}, answered)
+        if session is not None:
+            session.close()
+
+    def _answered(self, session: KeptSession, reply: Callable[..., None], request: Request) -> None:
+        """Pass on what all workers said of a session that has been started."""
+        if request.error is None and request.body["operation"] == "retarget":
+            session.retarget(request.body)
+        reply(session.figures() if request.body["operation"] == "statistics" else [], request.error)
+
+    def _on_result(self, body: dict[str, Any], index: int, result: Any) -> None:
+        """Remember what a worker has carried, in case that it is asked no more."""
+        session = self._sessions.get(int(body["key"]))
+        if body["operation"] == "statistics" and session is not None:
+            session.last[index] = result
+
+    # --- replacing a worker -----------------------------------------------------------------------------
+
+    def _replace(self, child: Child) -> None:
+        """Put a new worker in the place of one that has died, with all sessions and what that one owes."""
+        self._forget(child.control)
+        reason = self._children.bury(child)
+        index = child.index
+        for session in self._sessions.values():
+            session.worker_died(index)
+            self._children.balance.forget(session.slot, index)
+        if self._children.dies_too_often(index):
+            reason = f"{reason}, once more within {DEATHS_WITHIN_S:g} s: it is not replaced again"
+            logger.error("%s; the data server ends", reason)
+            self._fail(reason)
+            return
+        logger.error("%s; its connections are lost, another one takes its place", reason)
+        owed = self._fanout.owed_by(index)
+        self._watch_child(self._children.fork(index))
+        self._controller.tell({"event": "workers", "pids": [os.getpid(), *self._children.pids]})
+        starting = {request.body["key"] for request in owed if request.body["operation"] == "start"}
+        for session in self._sessions.values():
+            if session.key not in starting and not session.ended:
+                restarted = partial(self._restarted, session, reason)
+                self._fanout.ask(session.start, restarted, session.descriptors, only=index)
+        for request in owed:
+            kept = self._sessions.get(request.body["key"])
+            if request.body["operation"] == "start" and (kept is None or kept.ended):
+                self._fanout.settle(request, index)  # stopped meanwhile
+            else:
+                self._fanout.send(self._children[index], request)
+
+    def _restarted(self, session: KeptSession, reason: str, request: Request) -> None:
+        """Tell that a session is forwarded by all workers again; or that it cannot be, and so by none."""
+        if self._sessions.get(session.key) is not session or session.ended:
+            return
+        if request.error is None:
+            if not self._controller.tell({"event": "restarted", "key": session.key, "reason": reason}):
+                session.notices.append(reason)
+            return
+        session.ended = f"{reason}, and the one in its place cannot forward: {request.error}"
+        logger.error("session %s: %s", session.start["uid"], session.ended)
+        self._fanout.ask({"operation": "stop", "key": session.key})
+        self._controller.tell({"event": "ended", "key": session.key, "reason": session.ended})
+
+    def _greeting(self) -> dict[str, Any]:
+        return {
+            "tree": self._tree,
+            "pids": [os.getpid(), *self._children.pids],
+            "settings": self._settings,
+            "next_key": self._next_key,
+            "sessions": [session.description() for session in self._sessions.values()],
+        }
 
 
 def raise_descriptor_limit() -> None:

@@ -1,4 +1,4 @@
-"""The process tree as its backend sees it: started, asked, ended; asyncio, nothing that blocks.
+"""The process tree as its backend sees it: started or found, asked, ended or left. Nothing here blocks.
 
 Environment and arguments of the processes hold no secret: what is secret goes through the control socket.
 """
@@ -6,217 +6,298 @@ Environment and arguments of the processes hold no secret: what is secret goes t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from scistream.dataserver.base import Persistence
+from scistream.dataserver.native import rendezvous
 from scistream.dataserver.native.balance import MAX_SESSIONS
-from scistream.dataserver.native.messages import MessageSocket
+from scistream.dataserver.native.connection import Connection, Reply
+from scistream.dataserver.native.logs import log_again
+from scistream.dataserver.native.process import SupervisorProcess
 from scistream.errors import DataServerError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
 
 START_LIMIT_S = 15.0
-REQUEST_LIMIT_S = 10.0
 STOP_LIMIT_S = 8.0
-
-#: All that the tree gets of our environment: what Python and the loader need, no secrets.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-_ENVIRONMENT_PREFIXES = ("PYTHON", "OPENSSL", "SCISTREAM_MARK")
-"""The last one: marks by which whoever has started us finds all that descends from it."""
+EXIT_LIMIT_S = 1.0
+"""How long a process takes at most from closing its sockets to its end."""
 
 
-class SessionName:
-    """What names a session inside one tree: `key` is never used again, `slot` is."""
+@dataclass(slots=True, eq=False)
+class TreeSession:
+    """One session of a tree: `key` is never used again there, `slot` is.
 
-    __slots__ = ("key", "slot")
+    Attributes
+    ----------
+    restarted : callable or None
+        Who is told when a worker of it was replaced; the reasons wait in `notices` while that is nobody.
+    ended : asyncio.Future of str
+        Why the tree has given up this session.
+    """
 
-    def __init__(self, key: int, slot: int) -> None:
-        self.key = key
-        self.slot = slot
+    key: int
+    slot: int
+    uid: str
+    channels: int
+    ended: asyncio.Future[str]
+    restarted: Callable[[str], None] | None = None
+    notices: list[str] = field(default_factory=list)
+
+    def tell(self, restarted: Callable[[str], None] | None) -> None:
+        """Call `restarted` from now on, at first with what nobody was told."""
+        self.restarted = restarted
+        notices, self.notices = self.notices, []
+        for reason in notices:
+            self.on_restarted(reason)
+
+    def on_restarted(self, reason: str) -> None:
+        """Tell it, or keep it."""
+        if self.restarted is None:
+            self.notices.append(reason)
+        else:
+            self.restarted(reason)
 
 
 class Tree:
-    """One tree of processes, from its start to its end, and the requests to it."""
+    """One tree of processes, as long as this control server has to do with it, and the requests to it.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    sessions : dict
+        By key, all sessions that the tree has.
+    found : set of int
+        Keys of those that an earlier control server has started, and nobody has adopted.
+    lost : bool
+        Whether the connection has ended; `ended` follows with the reason.
+    """
+
+    def __init__(self, persistence: Persistence | None = None) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: MessageSocket | None = None
-        self._replies: dict[int, asyncio.Future[list[Any]]] = {}
-        self._next_request = 0
-        self._next_key = 0
-        self._free_slots = list(range(MAX_SESSIONS - 1, -1, -1))
-        self._writing = False
-        self._ready: asyncio.Future[None] = loop.create_future()
+        self._persistence = persistence
+        self._process: SupervisorProcess | None = None
+        self._connection: Connection | None = None
+        self._next_key = 1
+        self._free_slots: list[int] = []
+        self._hello: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._reason = ""
+        self._refused = False
+        self._explaining: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[str] = loop.create_future()
+        self.lost = False
         self.pids: tuple[int, ...] = ()
+        self.identity = ""
+        self.sessions: dict[int, TreeSession] = {}
+        self.found: set[int] = set()
 
     async def start(self, arguments: Sequence[str]) -> None:
-        """Start the processes and wait until the workers are there."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._control = MessageSocket(ours)
-            environment = {
-                name: value
-                for name, value in os.environ.items()
-                if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
-            }
-            command = [sys.executable, "-P", "-m", "scistream.dataserver.native"]
-            try:
-                # starting is a fork and an exec; the waiting is done below
-                self._process = subprocess.Popen(  # noqa: ASYNC220
-                    [*command, "--control-fd", str(theirs.fileno()), *arguments],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    env=environment,
-                    start_new_session=True,  # a terminal's Ctrl-C is for the control server alone
-                )
-            except OSError as error:
-                raise DataServerError(f"the native data server does not start: {error}") from error
-        self._loop.add_reader(ours.fileno(), self._on_readable)
-        try:
-            async with asyncio.timeout(START_LIMIT_S):
-                events: set[asyncio.Future[Any]] = {self._ready, self.ended}
-                await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError as error:
-            raise DataServerError(f"the native data server is not ready after {START_LIMIT_S} s") from error
-        if not self._ready.done():
-            raise DataServerError(f"the native data server does not start: {self.ended.result()}")
-
-    def new_session(self) -> SessionName:
-        """Return a name for one more session."""
-        if not self._free_slots:
-            raise ResourceExhausted(f"{MAX_SESSIONS} sessions are open: release some")
-        self._next_key += 1
-        return SessionName(self._next_key, self._free_slots.pop())
-
-    def session_ended(self, session: SessionName) -> None:
-        """Its slot may be used again."""
-        self._free_slots.append(session.slot)
-
-    async def request(self, body: dict[str, Any], descriptors: Sequence[int] = ()) -> list[Any]:
-        """Ask all workers; return their results.
+        """Start the processes and wait until the workers are there.
 
         Raises
         ------
         DataServerError
-            The tree has ended, does not answer in time, or a worker refused.
+            They do not start, or not in time.
         """
-        control = self._control
-        if control is None or self.ended.done():
-            raise DataServerError(self.ended.result() if self.ended.done() else "it is not running")
-        self._next_request += 1
-        identity = self._next_request
-        reply: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._replies[identity] = reply
+        if self._persistence is not None:
+            arguments = [*arguments, "--directory", str(self._persistence.directory.absolute())]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._connection = Connection(ours, self._on_event, self._on_lost)
+            self._process = SupervisorProcess.start(theirs, arguments)
+        if await self._attach() is None:
+            raise DataServerError(f"the native data server does not start: {self.ended.result()}")
+
+    async def find(self) -> dict[str, Any] | None:
+        """Connect to the tree that runs already; return its settings, or None if there is none.
+
+        Raises
+        ------
+        DataServerError
+            There is one, and it cannot be used.
+        """
+        sock = None if self._persistence is None else rendezvous.connect(self._persistence.directory)
+        if sock is None:
+            return None
+        pid, _ = rendezvous.peer_of(sock)
         try:
-            control.send({**body, "id": identity}, descriptors)
-            self._await_writable()
-            async with asyncio.timeout(REQUEST_LIMIT_S):
-                return await reply
+            self._process = SupervisorProcess(pid)
+        except ProcessLookupError:
+            sock.close()
+            return None
+        self._connection = Connection(sock, self._on_event, self._on_lost)
+        hello = await self._attach()
+        if hello is None and self._refused:
+            raise DataServerError(f"the data servers that run already (process {pid}) refuse: {self._reason}")
+        if hello is None:
+            return None  # it was about to end
+        self.found = set(self.sessions)
+        return dict(hello["settings"])
+
+    async def _attach(self) -> dict[str, Any] | None:
+        """Wait for the greeting and answer it; return None if the tree ends instead."""
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                events: set[asyncio.Future[Any]] = {self._hello, self.ended}
+                await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
+            raise DataServerError(f"the native data server is not ready after {START_LIMIT_S} s") from error
+        if not self._hello.done():
+            return None
+        hello = self._hello.result()
+        if hello["protocol"] != rendezvous.PROTOCOL:
             raise DataServerError(
-                f"the native data server does not answer {body['operation']!r} within {REQUEST_LIMIT_S} s"
-            ) from error
-        finally:
-            del self._replies[identity]
+                f"the data servers that run already (process {self._pid}) speak version {hello['protocol']} "
+                f"of their control protocol, this program version {rendezvous.PROTOCOL}: use the version of "
+                "the program that has started them, or end them and their streams by killing that process"
+            )
+        self.identity = str(hello["tree"])
+        self.pids = tuple(hello["pids"])
+        self._next_key = int(hello["next_key"])
+        for told in hello["sessions"]:
+            session = TreeSession(
+                told["key"], told["slot"], told["uid"], told["channels"], self._loop.create_future()
+            )
+            session.notices.extend(told["notices"])
+            if told["ended"]:
+                session.ended.set_result(told["ended"])
+            self.sessions[session.key] = session
+        used = {session.slot for session in self.sessions.values()}
+        self._free_slots = [slot for slot in range(MAX_SESSIONS - 1, -1, -1) if slot not in used]
+        limit_s = 0.0 if self._persistence is None else self._persistence.orphan_limit_s
+        await self.request(
+            {"operation": "attach", "protocol": rendezvous.PROTOCOL, "orphan_limit_s": limit_s}
+        )
+        return hello
 
-    def _await_writable(self) -> None:
-        control = self._control
-        if control is None or control.ended:
-            return
-        if control.unsent and not self._writing:
-            self._writing = True
-            self._loop.add_writer(control.fileno(), self._on_writable)
-        elif not control.unsent and self._writing:
-            self._writing = False
-            self._loop.remove_writer(control.fileno())
+    @property
+    def _pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
 
-    def _on_writable(self) -> None:
-        if self._control is not None:
-            self._control.flush()
-            self._await_writable()
+    def new_session(self, uid: str, channels: int) -> TreeSession:
+        """Return a name for one more session.
 
-    def _on_readable(self) -> None:
-        control = self._control
-        if control is None:
-            return
+        Raises
+        ------
+        ResourceExhausted
+            There are too many.
+        """
+        if not self._free_slots:
+            raise ResourceExhausted(f"{MAX_SESSIONS} sessions are open: release some")
+        session = TreeSession(
+            self._next_key, self._free_slots.pop(), uid, channels, self._loop.create_future()
+        )
+        self._next_key += 1
+        self.sessions[session.key] = session
+        return session
+
+    async def stop(self, session: TreeSession) -> None:
+        """End a session; then its slot may be used again.
+
+        Raises
+        ------
+        DataServerError
+            The tree has ended, or does not answer in time.
+        """
+        self.found.discard(session.key)
         try:
-            messages = control.receive()
-        except DataServerError as error:
-            self._end(str(error))
-            return
-        for message in messages:
-            body = message.body
-            if body.get("event") == "ready":
-                process = self._process
-                self.pids = (process.pid if process else 0, *body["pids"])
-                if not self._ready.done():
-                    self._ready.set_result(None)
-            elif body.get("event") == "died":
-                self._end(str(body["reason"]))
-            else:
-                reply = self._replies.get(int(body["reply"]))
-                if reply is None or reply.done():
-                    continue  # its time was over
-                if "error" in body:
-                    reply.set_exception(DataServerError(body["error"]))
-                else:
-                    reply.set_result(body["results"])
-        if control.ended:
-            self._end("the native data server's supervisor ended unexpectedly")
+            await self.request({"operation": "stop", "key": session.key})
+        finally:
+            if self.sessions.pop(session.key, None) is not None:
+                self._free_slots.append(session.slot)
+
+    async def request(self, body: dict[str, Any], descriptors: Sequence[int] = ()) -> Reply:
+        """Ask the tree; return its answer.
+
+        Raises
+        ------
+        DataServerError
+            The tree has ended, does not answer in time, or refuses.
+        """
+        if self._connection is None or self.lost:
+            raise DataServerError(self._reason or "the native data server is not running")
+        return await self._connection.request(body, descriptors)
+
+    def _on_event(self, body: dict[str, Any]) -> None:
+        event = body.get("event")
+        if event == "log":
+            log_again(body)
+        elif event == "hello" and not self._hello.done():
+            self._hello.set_result(body)
+        elif event == "workers":
+            self.pids = tuple(body["pids"])
+        elif event in {"died", "refused"}:
+            self._reason = str(body["reason"])
+            self._refused = event == "refused"
+        elif event in {"restarted", "ended"}:
+            session = self.sessions.get(int(body["key"]))
+            if session is None:
+                return  # stopped meanwhile
+            if event == "restarted":
+                session.on_restarted(str(body["reason"]))
+            elif not session.ended.done():
+                session.ended.set_result(str(body["reason"]))
+
+    def _on_lost(self, reason: str) -> None:
+        """Note that the connection has ended; who waits is told when it is known why."""
+        self.lost = True
+        self._reason = self._reason or reason
+        self._explaining = self._loop.create_task(self._explain())
+
+    async def _explain(self) -> None:
+        """Find out why, which takes the time of a process's exit."""
+        process = self._process
+        if not self._reason and process is not None:
+            try:
+                async with asyncio.timeout(EXIT_LIMIT_S):
+                    await process.ended()
+                exit_ = process.reap()
+            except TimeoutError:
+                exit_ = ""
+            self._reason = f"the native data server's supervisor (pid {process.pid}) {exit_ or 'is gone'}"
+        self._end(self._reason or "the native data server has ended")
 
     def _end(self, reason: str) -> None:
-        """Tell everybody who waits that the tree is no more."""
-        control = self._control
-        if control is not None:
-            self._loop.remove_reader(control.fileno())
-            self._loop.remove_writer(control.fileno())
-            self._writing = False
-            control.close()
-            self._control = None
+        """Tell everybody who waits that there is no tree any more."""
+        self.lost = True
+        self._reason = self._reason or reason
         if not self.ended.done():
             self.ended.set_result(reason)
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(DataServerError(reason))
+        if self._connection is not None:
+            self._connection.close()
+            self._connection.fail(reason)
+
+    async def detach(self) -> None:
+        """Let go of the processes, which go on."""
+        process = await self._finish("the control server has let go of it")
+        if process is not None:
+            process.close()
 
     async def close(self) -> None:
-        """End the processes: the supervisor ends when its control socket does."""
-        self._end("stopped")
-        process = self._process
+        """End the processes."""
+        if self._connection is not None and self._persistence is not None:
+            # one that does not read it is killed below
+            self._connection.tell({"operation": "end"})
+        process = await self._finish("stopped")
         if process is None:
             return
-        self._process = None
         try:
             async with asyncio.timeout(STOP_LIMIT_S):
-                await _exit_of(process)
+                await process.ended()
         except TimeoutError:
             logger.warning("the native data server does not end: killed")
-            # its workers end when it does: their control sockets close
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.kill()
+            await process.ended()
+        process.reap()
+        process.close()
 
-
-async def _exit_of(process: subprocess.Popen[bytes]) -> None:
-    """Return when `process` has ended."""
-    if process.poll() is not None:
-        return
-    loop = asyncio.get_running_loop()
-    descriptor = os.pidfd_open(process.pid)
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    async def _finish(self, reason: str) -> SupervisorProcess | None:
+        self._end(reason)
+        if self._explaining is not None:
+            await self._explaining
+        process, self._process = self._process, None
+        return process

@@ -10,14 +10,16 @@ import os
 import resource
 import select
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
+from scistream.dataserver.native.logs import MAX_WAITING, log_to
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.messages import Message, MessageSocket
+from scistream.dataserver.native.pacing import ADJUST_S, Pacer
 from scistream.dataserver.native.session import Channel, Session
-from scistream.dataserver.native.sockets import reset
+from scistream.dataserver.native.sockets import reset, why_no_congestion_control
 from scistream.errors import SciStreamError
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,22 @@ class WorkerOptions:
     congestion_wan: str | None = None
     tls_engine: str | None = None
 
+    def permitted(self) -> WorkerOptions:
+        """Return what of it this process may use; a warning says what it may not."""
+        wishes = {"congestion_lan": self.congestion_lan, "congestion_wan": self.congestion_wan}
+        for option, name in wishes.items():
+            reason = why_no_congestion_control(name) if name else ""
+            if reason:
+                wishes[option] = None
+                logger.warning(
+                    "%s: the congestion control %r cannot be used (%s), so the kernel's default is; "
+                    "the sysctl net.ipv4.tcp_allowed_congestion_control lists what is allowed",
+                    option,
+                    name,
+                    reason,
+                )
+        return replace(self, **wishes)
+
 
 class Worker:
     """The worker with this index in the tree."""
@@ -60,6 +78,7 @@ class Worker:
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._paused = False
         self._resume = self.loop.deadlines(RESUME_S, Worker._try_to_resume)
+        self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
         self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
 
@@ -70,8 +89,15 @@ class Worker:
         finally:
             for key in list(self._sessions):
                 self._stop(key)
-            self._control.close()
             self.loop.close()
+
+    def tell(self, body: dict[str, Any]) -> None:
+        """Send the supervisor what it has not asked for; too much of it is left out."""
+        control = self._control
+        if not control.ended and control.unsent < MAX_WAITING:
+            control.send(body)
+            if control.unsent:
+                self.loop.change(control.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def abort(self) -> None:
         """End after a bug in the handling of control messages: the supervisor sees it."""
@@ -115,6 +141,10 @@ class Worker:
         """Count it."""
         self._connections -= 1
         self._balance.count(session.slot, -1)
+
+    def open_connections(self, session: Session) -> int:
+        """Return how many connections it has in all workers."""
+        return self._balance.total(session.slot)
 
     def hand_over(self, channel: Channel, accepted: socket.socket) -> bool:
         """Pass a new connection to a worker that has fewer; return False if it stays here."""
@@ -190,5 +220,7 @@ def run_worker(index: int, control: socket.socket, balance: Balance, options: Wo
     """Be worker `index` in this process, until its control socket ends."""
     for sock in sockets_to_close(balance, index):
         sock.close()
-    Worker(index, control, balance, options).run()
+    worker = Worker(index, control, balance, options)
+    log_to(worker.tell)
+    worker.run()
     balance.close()

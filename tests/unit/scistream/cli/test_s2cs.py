@@ -10,6 +10,8 @@ import pytest
 
 from scistream.auth.shared_key import read_token_file
 from scistream.cli.s2cs import s2cs
+from scistream.cli.s2cs_start import default_state_dir
+from scistream.dataserver.registry import installed
 from support.programs import Run
 
 
@@ -108,3 +110,68 @@ def test_token_makes_a_token_that_is_in_no_output(run: Run) -> None:
     assert "exists already" in complaint(
         run(s2cs, "token", "bob", "--auth-file=tokens.toml", "--out=alice.token")
     )
+
+
+ACCESS = ("--auth=none", "--listen=127.0.0.1:0")
+
+
+@pytest.mark.parametrize("given", [("--client-id=x",), ("--client_secret", "hush"), ("--client_id", "")])
+def test_globus_login_is_refused_and_says_what_to_use(run: Run, given: tuple[str, ...]) -> None:
+    err = complaint(run(s2cs, "start", *ACCESS, *given))
+    assert "not available in this version" in err
+    assert "--auth shared-key" in err
+    assert "hush" not in err
+
+
+@pytest.mark.parametrize(
+    "name", ["Haproxy", "Nginx", "stunnel", "HaproxySubprocess", "StunnelSubprocess", "x"]
+)
+def test_a_data_server_that_is_not_here_is_refused_with_those_that_are(run: Run, name: str) -> None:
+    if name.lower() in installed():
+        pytest.skip(f"{name} is here")
+    prepare(run)
+    err = complaint(run(s2cs, "--type", name, *ACCESS))
+    assert f"data server '{name}' is not available in this installation; there are: " in err
+    assert "the default is native" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ssl=False", "--auth=none"], "--ssl=False on 0.0.0.0"),
+        (["--state-dir=x", "--no-state", *ACCESS], "exclude each other"),
+        (["--listen=127.0.0.1:5000", "--port=5001", "--auth=none"], "name different ports"),
+        (["--listen=127.0.0.1", "--auth=none"], "names no port"),
+        (["--on-terminate=keep", *ACCESS], "--state-dir DIR"),
+        (["--on-terminate=keep", "--no-state", "--auth=none", "--listen=127.0.0.1:5999"], "--state-dir DIR"),
+        (["--advertise-port-range=1-2", "--port-range=5-7", *ACCESS], "of the same length"),
+        (["--capacity=-1", *ACCESS], "the capacity is -1.0 Mb/s"),
+        (["--idle-timeout-s=-1", *ACCESS], "the idle timeout"),
+        (["--lifetime-s=nan", *ACCESS], "the lifetime"),
+        (["--queue-timeout-s=0", *ACCESS], "the queue timeout"),
+        (["--early-hello-timeout-s=0", *ACCESS], "the early hello timeout"),
+        (["--orphan-limit-s=0", *ACCESS], "the orphan limit"),
+        (["--listener-ip=0.0.0.0", *ACCESS], "--advertise 0.0.0.0 is no address"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_clear_line(run: Run, arguments: list[str], expected: str) -> None:
+    prepare(run)
+    code, _, err = run(s2cs, "start", *arguments)
+    assert code in {2, 3}
+    assert expected in err.splitlines()[-1]
+
+
+def test_sessions_are_kept_by_port_where_the_user_or_systemd_keeps_state(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_state_dir(5000) == tmp_path / ".local/state/scistream/s2cs-5000"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert default_state_dir(5000) == tmp_path / ".local/state/scistream/s2cs-5000"
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert default_state_dir(6000) == Path("/var/state/scistream/s2cs-6000")
+    assert default_state_dir(0) is None
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/scistream:/var/lib/other")
+    assert default_state_dir(5000) == Path("/var/lib/scistream")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from scistream.client import Facility, open_session
+from scistream.client.aio import Facility, open_session
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import State
 from scistream.errors import ConfigurationError, DeadlineExceeded, InvalidArgument, PeerError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scistream.auth.certificates import make_session_certificate
-from scistream.client import ControlClient, Facility, open_session, register, reserve_side
+from scistream.client.aio import ControlClient, Facility, open_session, register, reserve_side
 from scistream.config import PortRange
 from scistream.control.server import check_exposure
 from scistream.core.endpoint import Endpoint
@@ -120,7 +120,7 @@ async def test_an_ended_session_is_shown_with_what_it_has_carried(start: Start, 
 
 
 @pytest.mark.parametrize("dead_answer", [True, False])
-async def test_a_session_whose_data_server_died_is_shown_with_what_was_last_known(
+async def test_a_data_server_that_dies_is_started_again_and_the_session_says_so(
     start: Start, echo: Endpoint, dead_answer: bool
 ) -> None:
     running = await start(encryption=Encryption.OPTIONAL)
@@ -132,11 +132,34 @@ async def test_a_session_whose_data_server_died_is_shown_with_what_was_last_know
         assert (await client.status("uid"))[0].bytes_forwarded == 2000
         await ask(grant.listeners[0], b"x" * 500)
         running.backend.servers[0].die("out of memory")
-        await until_state(client, "uid", State.FAILED)
+        await until(lambda: len(running.backend.servers) == 2)
+        await until_state(client, "uid", State.CONNECTED)
+        (status,) = await client.status("uid")
+        assert (status.restarts, status.notice) == (1, "the data server ended: out of memory")
+        assert status.listeners == grant.listeners
+        # what it had carried is known as far as the dead one can be asked
+        before = 3000 if dead_answer else 2000
+        assert status.bytes_forwarded == before
+        assert await ask(grant.listeners[0], b"again") == b"again"
         await client.release("uid")
         (status,) = await client.status("uid")
-        assert (status.state, status.bytes_forwarded) == (State.FAILED, 3000 if dead_answer else 2000)
-        assert status.reason == "the data server ended: out of memory"
+        assert (status.state, status.bytes_forwarded) == (State.RELEASED, before + 10)
+
+
+async def test_a_data_server_that_dies_and_cannot_be_started_again_is_shown_with_what_was_last_known(
+    start: Start, echo: Endpoint
+) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        await client.update("uid", Role.PRODUCER, [echo])
+        await ask(grant.listeners[0], b"x" * 1000)
+        assert (await client.status("uid"))[0].bytes_forwarded == 2000
+        running.backend.start_error = "no memory left"
+        running.backend.servers[0].die("out of memory")
+        await until_state(client, "uid", State.FAILED)
+        (status,) = await client.status("uid")
+        assert (status.bytes_forwarded, status.reason) == (2000, "no memory left")
 
 
 async def test_another_gateway_and_the_applications_connect_to_different_addresses(
@@ -426,7 +449,7 @@ async def test_releasing_ends_the_request_that_waits(start: Start) -> None:
         waiting = asyncio.create_task(client.request("uid", Role.PRODUCER))
         await until_state(client, "uid", State.RESERVED)
         await client.release("uid")
-        with pytest.raises(WrongState, match="released meanwhile"):
+        with pytest.raises(WrongState, match="released on request"):
             await waiting
 
 
@@ -464,15 +487,17 @@ async def test_a_data_server_that_does_not_start_fails_the_session_and_both_side
             assert all(map(can_be_bound, status.listeners))
 
 
-async def test_a_data_server_that_dies_fails_its_session_alone(start: Start, echo: Endpoint) -> None:
+async def test_a_data_server_that_dies_for_good_fails_its_session_alone(start: Start, echo: Endpoint) -> None:
     producer, consumer = await start(), await start()
     first = await open_session(producer.facility(), consumer.facility(), targets=[echo])
     second = await open_session(producer.facility(), consumer.facility(), targets=[echo])
+    producer.backend.start_error = "no such program any more"
     producer.backend.servers[0].die("killed by signal 9")
     async with producer.facility().connect() as client:
         await until_state(client, first.uid, State.FAILED)
     status = await first.status()
-    assert "killed by signal 9" in status.producer.reason
+    assert "no such program any more" in status.producer.reason
+    assert "killed by signal 9" in status.producer.notice
     await until(lambda: can_be_bound(status.producer.listeners[0]))
     assert await ask(second.listeners[0], b"alive") == b"alive"
     await first.release()
@@ -489,7 +514,7 @@ async def test_releasing_while_the_data_server_starts_does_not_wait_for_it(start
         )
         await until_state(client, "uid", State.CONNECTING)
         await client.release("uid", timeout_s=5)
-        with pytest.raises(WrongState, match="released meanwhile"):
+        with pytest.raises(WrongState, match="released on request"):
             await update
 
 
@@ -533,7 +558,7 @@ async def test_the_end_releases_sessions_answers_who_waits_and_closes_the_backen
         waiting = asyncio.create_task(client.request("waiting", Role.PRODUCER))
         await until_state(client, "waiting", State.RESERVED)
         await running.server.stop()
-        with pytest.raises(WrongState, match="released meanwhile"):
+        with pytest.raises(WrongState, match="released on request"):
             await waiting
     assert can_be_bound(listener)
     assert can_be_bound(running.server.address)

@@ -22,6 +22,9 @@ class Channel:
 
     open_relays: set[Relay] = field(default_factory=set)
 
+    def relay_begins(self, relay: Relay) -> None:
+        self.open_relays.add(relay)
+
     def relay_ended(self, relay: Relay) -> None:
         self.open_relays.discard(relay)
 

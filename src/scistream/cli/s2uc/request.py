@@ -1,0 +1,149 @@
+"""``s2uc request``: both sides of a session at once, the normal way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scistream.cli import options
+from scistream.cli.facilities import find_facility
+from scistream.cli.s2uc import parameters
+from scistream.cli.show import show_pairs
+
+
+@click.command()
+@click.argument("producer")
+@click.argument("consumer")
+@click.option(
+    "--target", "targets", multiple=True, required=True, help="HOST:PORT of the producer's application."
+)
+@click.option("--num-conn", type=int, help="Channels [one per target].")
+@parameters.rate(0)
+@parameters.leases
+@click.option(
+    "--producer-certificate", type=parameters.FILE, help="The producer's control server's certificate."
+)
+@click.option(
+    "--consumer-certificate", type=parameters.FILE, help="The consumer's control server's certificate."
+)
+@click.option(
+    "--token-file", type=parameters.FILE, help="File with your token, where it is the same for both."
+)
+@click.option(
+    "--producer-token-file", type=parameters.FILE, help="... at the producer [or: S2UC_PRODUCER_TOKEN]."
+)
+@click.option(
+    "--consumer-token-file", type=parameters.FILE, help="... at the consumer [or: S2UC_CONSUMER_TOKEN]."
+)
+@click.option("--uid", help="Name of the session [a random UUID].")
+@click.option("--plain", is_flag=True, help="Accept a session that crosses the network in the clear.")
+@parameters.timeout(queued=True)
+@parameters.common
+@click.pass_context
+def request(
+    context: click.Context,
+    producer: str,
+    consumer: str,
+    targets: tuple[str, ...],
+    num_conn: int | None,
+    rate: int,
+    queue: bool,
+    idle_timeout_s: float | None,
+    lifetime_s: float | None,
+    producer_certificate: Path | None,
+    consumer_certificate: Path | None,
+    token_file: Path | None,
+    producer_token_file: Path | None,
+    consumer_token_file: Path | None,
+    uid: str | None,
+    plain: bool,
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Open a session through PRODUCER's and CONSUMER's gateways (host:port, or profiles) and leave it open.
+
+    Whatever fails, and after Ctrl-C, nothing is left behind on either side. End the session with
+    's2uc release'.
+
+    \b
+    Example:
+      s2uc request localhost:5000 localhost:6000 --target 127.0.0.1:5001 \\
+          --producer-certificate p.crt --consumer-certificate c.crt --token-file my.token
+
+    \b
+    With profiles (see 's2uc --help'):
+      s2uc request aps alcf --target 10.0.1.5:5001
+    """
+    ours = find_facility(
+        context,
+        producer,
+        certificate=producer_certificate,
+        token_file=producer_token_file or token_file,
+        token_variables=("S2UC_PRODUCER_TOKEN", "S2UC_TOKEN"),
+    )
+    theirs = find_facility(
+        context,
+        consumer,
+        certificate=consumer_certificate,
+        token_file=consumer_token_file or token_file,
+        token_variables=("S2UC_CONSUMER_TOKEN", "S2UC_TOKEN"),
+    )
+    addresses = parameters.endpoints(targets)
+    from scistream.client.aio import open_session
+
+    async def work() -> dict[str, Any]:
+        with _progress() as progress:
+            session = await open_session(
+                ours,
+                theirs,
+                targets=addresses,
+                num_conn=num_conn,
+                rate_mbps=rate,
+                queue=queue,
+                idle_timeout_s=idle_timeout_s,
+                lifetime_s=lifetime_s,
+                timeout_s=timeout_s,
+                encrypted=not plain,
+                uid=uid,
+                progress=progress.show,
+            )
+        await session.detach()
+        return {
+            "uid": session.uid,
+            "listeners": list(map(str, session.listeners)),
+            "encrypted": session.encrypted,
+            "setup_s": round(session.setup_s, 4),
+        }
+
+    show_pairs(options.run_until_done(work), as_json=as_json)
+
+
+class _Progress:
+    """One line on a terminal, written over again and again; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._wanted = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Show what is waited for."""
+        if self._wanted:
+            click.echo(f"\r\x1b[K{text} …", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._wanted:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[_Progress]:
+    progress = _Progress()
+    try:
+        yield progress
+    finally:
+        progress.clear()

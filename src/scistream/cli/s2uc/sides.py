@@ -1,0 +1,217 @@
+"""The commands for one side of a session, where one person cannot open both; those of the reference client.
+
+``prod-req`` and ``cons-req`` leave the application's hello to its application controller; ``inbound-request``
+and ``outbound-request`` say it themselves. Options and defaults are the reference's, and ours besides.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from scistream.cli.s2uc import parameters
+from scistream.cli.s2uc.one_side import open_one_side
+from scistream.core.events import Role
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RECEIVER_PORTS = "5074,5075,5076,37000,47000"
+
+# What the application controller has to say hello: as long as control servers hold listeners for it.
+_HELLO_TIMEOUT_S = 180.0
+
+
+def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
+    """Return a decorator that adds what the commands for one side have in common."""
+
+    def add(command: F) -> F:
+        for option in (
+            parameters.common,
+            parameters.timeout(_HELLO_TIMEOUT_S) if waits else parameters.timeout(queued=True),
+            parameters.scope,
+            parameters.one_server,
+            click.option(
+                "--s2cs",
+                "server",
+                default=default_server,
+                show_default=True,
+                help="Control server or profile.",
+            ),
+            click.option("--plain", is_flag=True, help="Stream in the clear; connected at once."),
+            click.option(
+                "--certificate-out", type=parameters.FILE, help="Write this side's session certificate here."
+            ),
+            click.option(
+                "--peer-certificate", type=parameters.FILE, help="The other side's session certificate."
+            ),
+            parameters.leases,
+            parameters.rate(parameters.REFERENCE_RATE_MBPS),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command("prod-req")
+@click.option("--uid", help="Name of the session [a random UUID].")
+@click.option(
+    "--num-conn", type=int, default=parameters.REFERENCE_NUM_CONN, show_default=True, help="Channels."
+)
+@parameters.mock
+@_side(parameters.PRODUCER_SERVER, waits=True)
+@click.pass_context
+def prod_req(context: click.Context, /, uid: str | None, num_conn: int, mock: bool, **values: Any) -> None:
+    """Open the producer's side of a session, whose application controller says hello itself.
+
+    The uid is shown first, for: appctrl hello UID --role PROD --address HOST:PORT. The rest is printed when
+    it has come.
+
+    \b
+    Example:
+      s2uc prod-req --num-conn 1 --s2cs aps.example:5000 --certificate aps.crt --token-file my.token
+    """
+    open_one_side(
+        context,
+        _name(uid, mock=mock),
+        Role.PRODUCER,
+        **values,
+        num_conn=num_conn,
+        addresses=None,
+        connect_to=[],
+    )
+
+
+@click.command("cons-req")
+@click.argument("uid")
+@click.argument("producer_listeners")
+@click.option("--num-conn", type=int, help="Channels [one per producer listener].")
+@_side(parameters.CONSUMER_SERVER, waits=True)
+@click.pass_context
+def cons_req(
+    context: click.Context, /, uid: str, producer_listeners: str, num_conn: int | None, **values: Any
+) -> None:
+    """Open the consumer's side of session UID, whose application controller says hello itself.
+
+    It is connected to PRODUCER_LISTENERS (comma-separated) when hello has come.
+
+    \b
+    Example:
+      s2uc cons-req 0f3c… aps.example:5100 --s2cs alcf.example:5000 --certificate alcf.crt \\
+          --token-file my.token --peer-certificate producer-session.crt
+    """
+    if values["plain"] == (values["peer_certificate"] is not None):
+        raise click.UsageError(parameters.PEER_NEEDED)
+    listeners = parameters.endpoints(producer_listeners.split(","))
+    open_one_side(
+        context,
+        uid,
+        Role.CONSUMER,
+        **values,
+        num_conn=len(listeners) if num_conn is None else num_conn,
+        addresses=None,
+        connect_to=listeners,
+    )
+
+
+@click.command("inbound-request")
+@click.option("--target", "targets", multiple=True, help="HOST:PORT of the producer's application.")
+@click.option(
+    "--remote-ip", default="localhost", show_default=True, help="The application's host, without --target."
+)
+@click.option(
+    "--receiver-ports",
+    default=_RECEIVER_PORTS,
+    show_default=True,
+    help="The application's ports on it, without --target.",
+)
+@click.option("--uid", help="Name of the session [a random UUID].")
+@click.option(
+    "--num-conn",
+    type=int,
+    help=f"Channels [one per --target; without, {parameters.REFERENCE_NUM_CONN}].",
+)
+@parameters.mock
+@_side(parameters.PRODUCER_SERVER, waits=False)
+@click.pass_context
+def inbound_request(
+    context: click.Context,
+    /,
+    targets: tuple[str, ...],
+    remote_ip: str,
+    receiver_ports: str,
+    uid: str | None,
+    num_conn: int | None,
+    mock: bool,
+    **values: Any,
+) -> None:
+    """Open the producer's side alone, where one person cannot open both ('s2uc request' does).
+
+    Give the printed uid, listeners and certificate to whoever opens the consumer's side. With the
+    certificate of that side, connect: 's2uc update'. Without encryption (--plain) it is connected at once.
+
+    \b
+    Example:
+      s2uc inbound-request --target 10.0.1.5:5001 --s2cs aps.example:5000 --certificate aps.crt \\
+          --token-file my.token --certificate-out producer-session.crt
+    """
+    host = f"[{remote_ip}]" if ":" in remote_ip and "[" not in remote_ip else remote_ip
+    addresses = parameters.endpoints(targets or [f"{host}:{port}" for port in receiver_ports.split(",")])
+    if num_conn is None:
+        num_conn = len(targets) or parameters.REFERENCE_NUM_CONN
+    open_one_side(
+        context,
+        _name(uid, mock=mock),
+        Role.PRODUCER,
+        **values,
+        num_conn=num_conn,
+        addresses=addresses,
+        connect_to=addresses,
+    )
+
+
+@click.command("outbound-request")
+@click.argument("uid")
+@click.argument("producer_listeners")
+@click.option("--num-conn", type=int, help="Channels [one per producer listener].")
+@click.option(
+    "--remote-ip",
+    default="localhost",
+    expose_value=False,
+    help="Taken as the reference client takes it; the consumer's application is not connected to.",
+)
+@click.option("--receiver-ports", default="", expose_value=False, help="Likewise.")
+@_side(parameters.CONSUMER_SERVER, waits=False)
+@click.pass_context
+def outbound_request(
+    context: click.Context, /, uid: str, producer_listeners: str, num_conn: int | None, **values: Any
+) -> None:
+    """Open the consumer's side of session UID, and connect it to PRODUCER_LISTENERS (comma-separated).
+
+    \b
+    Example:
+      s2uc outbound-request 0f3c… aps.example:5100 --s2cs alcf.example:5000 --certificate alcf.crt \\
+          --token-file my.token --peer-certificate producer-session.crt \\
+          --certificate-out consumer-session.crt
+    """
+    if values["plain"] == (values["peer_certificate"] is not None):
+        raise click.UsageError(parameters.PEER_NEEDED)
+    listeners = parameters.endpoints(producer_listeners.split(","))
+    open_one_side(
+        context,
+        uid,
+        Role.CONSUMER,
+        **values,
+        num_conn=len(listeners) if num_conn is None else num_conn,
+        addresses=[],
+        connect_to=listeners,
+    )
+
+
+def _name(uid: str | None, *, mock: bool) -> str:
+    if uid is not None and mock:
+        raise click.UsageError("give either --uid or --mock")
+    return parameters.MOCK_UID if mock else uid or str(uuid.uuid4())

@@ -1,0 +1,26 @@
+"""What both faces of the client know a facility by. A value: it opens no connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scistream.core.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """One facility's control server, and what is needed to be let in.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        Where the control server serves.
+    server_certificate_pem : bytes or None
+        Its certificate (or its authority's); None trusts what this machine trusts.
+    token : str or None
+        The user's, for this facility.
+    """
+
+    endpoint: Endpoint
+    server_certificate_pem: bytes | None = None
+    token: str | None = field(default=None, repr=False)

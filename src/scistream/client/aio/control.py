@@ -1,0 +1,260 @@
+"""One control server, as its callers see it: typed calls over gRPC, and errors of ours for its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from scistream import errors
+from scistream.client.access import Access
+from scistream.client.known_servers import ask_certificate, fingerprint
+from scistream.core.endpoint import Endpoint
+from scistream.core.events import Role
+from scistream.core.status import SessionStatus
+from scistream.wire import convert
+from scistream.wire import scistream_pb2 as pb
+from scistream.wire.convert import Grant
+from scistream.wire.scistream_pb2_grpc import ControlStub
+
+
+class CallUnknown(errors.PeerError):
+    """The control server is of another version: it does not know the call."""
+
+
+class Unreachable(errors.PeerError):
+    """The control server cannot be reached, or the connection to it broke; its sessions may go on."""
+
+
+class UnnamedFault(errors.PeerError):
+    """The control server failed without saying whose fault it is, as the reference implementation does."""
+
+
+#: Status code → our error; any other is a `PeerError`.
+ERRORS: dict[grpc.StatusCode, type[errors.SciStreamError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: errors.SessionNotFound,
+    grpc.StatusCode.ALREADY_EXISTS: errors.SessionExists,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.WrongState,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: errors.AuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+    grpc.StatusCode.UNAVAILABLE: Unreachable,
+    grpc.StatusCode.UNKNOWN: UnnamedFault,
+}
+
+_OPTIONS = [
+    # a gateway is reached directly, as its data listeners are
+    ("grpc.enable_http_proxy", 0),
+    # a control server that was started again is found within this time, not gRPC's two minutes
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+_CALL_TIMEOUT_S = 30.0
+
+# To say which certificate a server shows instead of the trusted one.
+_ASK_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facility(Access):
+    """One facility's control server, and what is needed to be let in.
+
+    Parameters
+    ----------
+    endpoint, server_certificate_pem, token
+        As in `Access`.
+    """
+
+    def connect(self) -> ControlClient:
+        """Return a client for this facility's control server, to be closed after use."""
+        return connect(self)
+
+
+class ControlClient:
+    """Calls of one control server; an asynchronous context manager. Connects with the first call.
+
+    Every call raises `SciStreamError`: the class says whose fault it is (`AuthenticationError`,
+    `SessionNotFound`, `DeadlineExceeded` where the server does not answer in time, `Unreachable` where it
+    cannot be reached or breaks off, `CallUnknown` where it is of another version, …).
+
+    Parameters
+    ----------
+    endpoint, server_certificate_pem, token
+        As in `Facility`.
+
+    Raises
+    ------
+    ConfigurationError
+        The token holds characters that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        server_certificate_pem: bytes | None = None,
+        token: str | None = None,
+    ) -> None:
+        if token and not (token.isascii() and token.isprintable()):
+            raise errors.ConfigurationError(
+                f"the token for {endpoint} holds characters that no token has; check where it comes from"
+            )
+        self.endpoint = endpoint
+        self._metadata = (("authorization", token),) if token else ()
+        self._server_certificate_pem = server_certificate_pem
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+
+    async def request(
+        self,
+        uid: str,
+        role: Role,
+        *,
+        num_conn: int = 1,
+        rate_mbps: int = 0,
+        queue: bool = False,
+        idle_timeout_s: float | None = None,
+        lifetime_s: float | None = None,
+        timeout_s: float = 200,
+    ) -> Grant:
+        """Open one side of a session; the answer comes when the application has said hello.
+
+        Parameters
+        ----------
+        rate_mbps : int
+            What is asked for, in Mb/s; 0 is no wish.
+        queue : bool
+            Wait for ports and capacity, rather than be refused, where they are used up.
+        idle_timeout_s, lifetime_s : float, optional
+            End the session after this time without traffic, and in any case; at most, and by default, the
+            gateway's own. `renew` starts both anew.
+        """
+        message = convert.write_request(
+            uid,
+            role,
+            num_conn,
+            rate_mbps,
+            queue=queue,
+            idle_timeout_s=idle_timeout_s,
+            lifetime_s=lifetime_s,
+        )
+        answer: pb.Response = await self._call("req", message, timeout_s)
+        return convert.read_response(answer)
+
+    async def hello(
+        self,
+        uid: str,
+        role: Role,
+        addresses: Iterable[Endpoint] = (),
+        *,
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> tuple[Endpoint, ...]:
+        """Say for the application that it is there, and where; return the data server's listeners."""
+        answer: pb.AppResponse = await self._call(
+            "hello", convert.write_hello(uid, role, addresses), timeout_s
+        )
+        return convert.read_app_response(answer)
+
+    async def update(
+        self,
+        uid: str,
+        role: Role,
+        targets: Iterable[Endpoint] = (),
+        *,
+        peer_certificate_pem: bytes = b"",
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> Grant:
+        """Connect this side to `targets` (none: to what the application announced)."""
+        message = convert.write_update(uid, role, targets, peer_certificate_pem)
+        answer: pb.Response = await self._call("update", message, timeout_s)
+        return convert.read_response(answer)
+
+    async def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """End this side of the session; return when everything is free. Fine if there is none."""
+        await self._call("release", pb.Release(uid=uid), timeout_s)
+
+    async def renew(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """Start the session's idle timeout and lifetime anew."""
+        await self._call("renew", pb.RenewRequest(uid=uid), timeout_s)
+
+    async def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
+        """Return what the server shows of the session `uid`, or of all of the caller's."""
+        answer: pb.StatusReply = await self._call("status", pb.StatusRequest(uid=uid), timeout_s)
+        return convert.read_status(answer)
+
+    async def close(self) -> None:
+        """Close the connection; calls that are waiting are cancelled. Idempotent."""
+        if self._channel is not None:
+            await self._channel.close(None)
+            self._channel = self._stub = None
+
+    async def __aenter__(self) -> ControlClient:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
+        if self._stub is None:
+            credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
+            self._channel = grpc.aio.secure_channel(str(self.endpoint), credentials, options=_OPTIONS)
+            self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in (
+                error.details() or ""
+            ):
+                raise errors.PeerError(await self._distrust()) from error
+            raise self._error(method, error, timeout_s) from error
+
+    def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
+        code, details = error.code(), error.details() or ""
+        where = f"control server {self.endpoint}"
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return CallUnknown(f"{where} does not know the call {method!r}; its version is another one")
+        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
+            return Unreachable(f"{where} cannot be reached; check address, port and certificate: {details}")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
+            return errors.DeadlineExceeded(f"{where} did not answer {method!r} within {timeout_s:g} s")
+        return ERRORS.get(code, errors.PeerError)(f"{where}: {details or code.name}")
+
+    async def _distrust(self) -> str:
+        """Return what to do about a server that shows a certificate that is not trusted."""
+        try:
+            shown = fingerprint(await ask_certificate(self.endpoint, timeout_s=_ASK_TIMEOUT_S))
+        except errors.SciStreamError as error:
+            shown = f"it could not be read: {error}"
+        where = f"control server {self.endpoint} shows"
+        if self._server_certificate_pem is None:
+            return (
+                f"{where} a certificate that this machine does not know (SHA-256 {shown}); get its "
+                "server.crt from its operator and give it with --certificate FILE ('s2uc request': "
+                "--producer-certificate, --consumer-certificate), or as 'certificate' in its profile; or "
+                f"compare the fingerprint with its operator and type: s2uc trust {self.endpoint}"
+            )
+        return (
+            f"{where} another certificate than the one given: SHA-256 {shown}, and trusted is "
+            f"{fingerprint(self._server_certificate_pem)}. Somebody may be in between: ask its operator. If "
+            "it was changed there, give the new server.crt, or compare the new fingerprint and type: "
+            f"s2uc trust {self.endpoint}"
+        )
+
+
+def connect(access: Access) -> ControlClient:
+    """Return a client for the control server of `access`, to be closed after use."""
+    return ControlClient(
+        access.endpoint, server_certificate_pem=access.server_certificate_pem, token=access.token
+    )

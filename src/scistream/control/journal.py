@@ -1,0 +1,248 @@
+"""What a control server must know of its sessions after it was killed: an SQLite database.
+
+It is written at each change, before anybody is told of it.
+
+The database is in WAL mode: what was written before an answer went out is there after a ``kill -9``. (Only a
+power cut may lose the newest changes, and then no stream is left that they could be about.) It holds no
+secret: private keys are files of `scistream.control.state_dir`.
+
+Moments are seconds of the system's boot clock, so that leases count on while no control server runs, whatever
+is done to the wall clock. After a boot they mean nothing: `Journal.rebooted` tells.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scistream.control.state_dir import StateDirectory
+from scistream.core.events import SessionKey, Timer
+from scistream.core.record import from_record, to_record
+from scistream.core.session import Session
+from scistream.core.status import ChannelStatistics
+from scistream.errors import ConfigurationError, SciStreamError
+
+logger = logging.getLogger(__name__)
+
+#: Number of the database's layout.
+SCHEMA_VERSION = 1
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+# Nobody else writes; who reads (a backup) is in nobody's way. All calls wait as long as the journal does.
+_BUSY_TIMEOUT_S = 0.5
+
+_SCHEMA = """
+CREATE TABLE session (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner   TEXT NOT NULL,
+    uid     TEXT NOT NULL,
+    session TEXT NOT NULL,  -- scistream.core.record, JSON
+    history TEXT NOT NULL,  -- History, JSON
+    UNIQUE (owner, uid)
+);
+CREATE TABLE gateway (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(slots=True)
+class History:
+    """What is kept of a session beyond the session rules.
+
+    Attributes
+    ----------
+    begin_s, end_s : float
+        When it was asked for, and when it ended; boot clock.
+    channels : tuple of ChannelStatistics
+        What it had carried when that was last known.
+    carried : tuple of ChannelStatistics
+        The part of it by data servers that have died since.
+    handle : str
+        By which its data server is found again; empty: there is none.
+    deadlines_s : dict of Timer to float
+        When its timers fire; boot clock.
+    """
+
+    begin_s: float
+    end_s: float | None = None
+    channels: tuple[ChannelStatistics, ...] = ()
+    carried: tuple[ChannelStatistics, ...] = ()
+    handle: str = ""
+    deadlines_s: dict[Timer, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One session of the journal."""
+
+    session: Session
+    history: History
+
+
+def boot_clock_s() -> float:
+    """Return the seconds since the system was booted, those of its sleep among them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Journal:
+    """The journal in a state directory.
+
+    Parameters
+    ----------
+    directory : StateDirectory
+        Locked by this process.
+    data_server : str
+        Kind of the data servers that the sessions will have.
+
+    Raises
+    ------
+    ConfigurationError
+        It was written by another version, is damaged, cannot be written, or has living sessions with data
+        servers of another kind.
+    """
+
+    def __init__(self, directory: StateDirectory, data_server: str) -> None:
+        self._path = directory.path / "journal.db"
+        self._numbers: dict[SessionKey, int] = {}
+        try:
+            self._path.touch(mode=0o600)
+            self._db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._prepare()
+            boot_id = _BOOT_ID.read_text().strip()
+            self.rebooted = self._swap("boot_id", boot_id) not in {None, boot_id}
+            self._entries = self._load()
+            before = self._get("data_server")
+            if before not in {None, data_server} and any(
+                not entry.session.state.ended for entry in self._entries
+            ):
+                raise ConfigurationError(
+                    f"the sessions in {self._path} have data servers of the kind {before!r}, not "
+                    f"{data_server!r}; start with --data-server {before}, or give another --state-dir"
+                )
+            self._swap("data_server", data_server)
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(
+                f"the journal {self._path} cannot be used: {error}; if it is damaged, move it away "
+                "(its sessions are forgotten then, and their streams end)"
+            ) from error
+
+    def take_entries(self) -> list[Entry]:
+        """Return the sessions found when the journal was opened, in the order of their requests."""
+        entries, self._entries = self._entries, []
+        return entries
+
+    def knows(self, key: SessionKey) -> bool:
+        """Return whether the session has been saved, and not been forgotten."""
+        return key in self._numbers
+
+    def number(self, key: SessionKey) -> int:
+        """Return the number of a session that has been saved."""
+        return self._numbers[key]
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of all sessions."""
+        return frozenset(self._numbers.values())
+
+    def save(self, changed: Mapping[SessionKey, tuple[Session, History] | None]) -> None:
+        """Write what has changed, all or nothing; None forgets a session.
+
+        Raises
+        ------
+        sqlite3.Error
+            It cannot be written.
+        """
+        numbers: dict[SessionKey, int] = {}
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for key, content in changed.items():
+                if content is None:
+                    self._db.execute("DELETE FROM session WHERE owner = ? AND uid = ?", (key.owner, key.uid))
+                    continue
+                session, history = content
+                row = self._db.execute(
+                    "INSERT INTO session (owner, uid, session, history) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT (owner, uid) DO UPDATE SET session = excluded.session, "
+                    "history = excluded.history RETURNING number",
+                    (key.owner, key.uid, json.dumps(to_record(session)), json.dumps(_to_json(history))),
+                ).fetchone()
+                numbers[key] = int(row[0])
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        for key in changed:
+            self._numbers.pop(key, None)
+        self._numbers.update(numbers)
+
+    def close(self) -> None:
+        """Close the database. Idempotent."""
+        self._db.close()
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version == SCHEMA_VERSION:
+            return
+        if version != 0:
+            raise ConfigurationError(
+                f"{self._path} has layout {version}, this version of s2cs writes {SCHEMA_VERSION}; "
+                "finish its sessions with the version that wrote it, or give another --state-dir"
+            )
+        self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+    def _get(self, name: str) -> str | None:
+        row = self._db.execute("SELECT value FROM gateway WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _swap(self, name: str, value: str) -> str | None:
+        before = self._get(name)
+        self._db.execute("INSERT OR REPLACE INTO gateway VALUES (?, ?)", (name, value))
+        return before
+
+    def _load(self) -> list[Entry]:
+        entries = []
+        rows = self._db.execute("SELECT number, owner, uid, session, history FROM session ORDER BY number")
+        for number, owner, uid, session, history in rows:
+            try:
+                entry = Entry(from_record(json.loads(session)), _from_json(json.loads(history)))
+            except (SciStreamError, ValueError, KeyError, TypeError) as error:
+                raise ConfigurationError(
+                    f"{self._path}: session {uid} cannot be understood: {error}; move the file away "
+                    "(its sessions are forgotten then, and their streams end)"
+                ) from error
+            self._numbers[SessionKey(owner, uid)] = int(number)
+            entries.append(entry)
+        return entries
+
+
+def _to_json(history: History) -> dict[str, Any]:
+    return {
+        "begin_s": history.begin_s,
+        "end_s": history.end_s,
+        "channels": [asdict(channel) for channel in history.channels],
+        "carried": [asdict(channel) for channel in history.carried],
+        "handle": history.handle,
+        "deadlines_s": {timer.value: moment_s for timer, moment_s in history.deadlines_s.items()},
+    }
+
+
+def _from_json(content: dict[str, Any]) -> History:
+    return History(
+        begin_s=float(content["begin_s"]),
+        end_s=None if content["end_s"] is None else float(content["end_s"]),
+        channels=tuple(ChannelStatistics(**channel) for channel in content["channels"]),
+        carried=tuple(ChannelStatistics(**channel) for channel in content["carried"]),
+        handle=str(content["handle"]),
+        deadlines_s={Timer(name): float(moment_s) for name, moment_s in content["deadlines_s"].items()},
+    )

@@ -1,0 +1,217 @@
+"""REQ: who gets capacity and ports, who queues for them, who is refused.
+
+Requests that queue are served first come, first served, and none that comes later takes what they wait for.
+A request that the whole gateway could not serve is refused at once.
+"""
+
+from __future__ import annotations
+
+from scistream.core.commands import BindListeners, CancelTimer, Command, SetTimer
+from scistream.core.events import (
+    Admitted,
+    Hello,
+    PortsTaken,
+    Request,
+    ReservationFailed,
+    SessionKey,
+    Timer,
+)
+from scistream.core.leases import lease_s, lifetime_timer
+from scistream.core.limits import Limits
+from scistream.core.replies import reply
+from scistream.core.reservation import Capacity, Pool
+from scistream.core.session import Session, State
+from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists
+
+
+class Admission:
+    """What the gateway has, and the queue for it.
+
+    Parameters
+    ----------
+    pool : Pool
+        Its ports.
+    capacity : Capacity
+        Its throughput.
+    limits : Limits
+        How long the queue may be, among others.
+    """
+
+    def __init__(self, pool: Pool, capacity: Capacity, limits: Limits) -> None:
+        self._pool = pool
+        self._capacity = capacity
+        self._limits = limits
+        self._queue: dict[SessionKey, Session] = {}
+
+    @property
+    def queue(self) -> tuple[SessionKey, ...]:
+        """Who queues, the first one first."""
+        return tuple(self._queue)
+
+    # --- REQ -------------------------------------------------------------------------------------------
+
+    def request(self, event: Request, hellos: list[Hello]) -> tuple[Session, list[Command]]:
+        """Open a session for `event`, with the hellos that overtook it.
+
+        Raises
+        ------
+        InvalidArgument
+            The whole gateway would not suffice.
+        ResourceExhausted
+            What is free does not suffice, and it is not to queue, or the queue is full. Nothing is held.
+        """
+        self._check_possible(event)
+        session = Session(
+            key=event.key,
+            role=event.role,
+            num_conn=event.num_conn,
+            rate_mbps=event.rate_mbps,
+            queue=event.queue,
+            idle_timeout_s=lease_s(event.idle_timeout_s, self._limits.idle_timeout_s),
+            lifetime_s=lease_s(event.lifetime_s, self._limits.lifetime_s),
+            requests=[event.call],
+            hellos=hellos,
+        )
+        lack = self._lack(session) or self._overtakes(session)
+        if not lack:
+            return session, self._reserve(session)
+        uid = event.key.uid
+        if not event.queue:
+            raise ResourceExhausted(f"session {uid}: {lack}, or ask to queue for it (--queue)")
+        if len(self._queue) >= self._limits.queue_length:
+            raise ResourceExhausted(
+                f"session {uid}: {lack}, and {len(self._queue)} requests queue already, which are the most; "
+                "ask again later"
+            )
+        session.state = State.QUEUED
+        self._queue[event.key] = session
+        return session, [SetTimer(key=event.key, timer=Timer.QUEUE, seconds=self._limits.queue_timeout_s)]
+
+    def request_again(self, session: Session, event: Request) -> list[Command]:
+        """Take a REQ for a session that is here: the same one waits too, another one is refused.
+
+        The leases are those of the first one.
+        """
+        if (event.role, event.num_conn, event.rate_mbps) != (
+            session.role,
+            session.num_conn,
+            session.rate_mbps,
+        ):
+            raise SessionExists(
+                f"session {event.key.uid} is here already, as {session.role} with {session.num_conn} "
+                f"channels at {session.rate_mbps:g} Mb/s; use another uid, or release it first"
+            )
+        if session.state in {State.QUEUED, State.REQUESTED, State.RESERVED}:
+            session.requests.append(event.call)
+            return []
+        return [reply(session, event.call)]
+
+    # --- the queue -------------------------------------------------------------------------------------
+
+    def next(self) -> SessionKey | None:
+        """Return who is first in the queue, if there is enough for it now."""
+        for first in self._queue.values():
+            return None if self._lack(first) else first.key
+        return None
+
+    def admitted(self, session: Session, _: Admitted) -> list[Command]:
+        """Reserve for a session whose turn it is."""
+        return self._reserve(session)
+
+    def leave(self, session: Session) -> bool:
+        """Take `session` out of the queue. Return whether it was there."""
+        return self._queue.pop(session.key, None) is not None
+
+    # --- what is held ----------------------------------------------------------------------------------
+
+    def ports_taken(self, session: Session, event: PortsTaken) -> ReservationFailed | list[Command]:
+        """Reserve others for the ports that somebody outside holds, or say that there are none."""
+        taken = tuple(port for port in session.ports if port in event.ports)
+        if not taken:  # it is known already
+            return []
+        kept = tuple(port for port in session.ports if port not in event.ports)
+        self._pool.give_back(taken)
+        session.ports = kept
+        session.taken_elsewhere |= frozenset(taken)
+        try:
+            instead = self._pool.take(len(taken), avoid=session.taken_elsewhere)
+        except ResourceExhausted as error:
+            return ReservationFailed(key=session.key, reason=str(error))
+        session.ports = kept + instead
+        return [BindListeners(key=session.key, ports=instead, wanted=session.num_conn)]
+
+    def hold(self, session: Session) -> None:
+        """Hold what `session`, out of the journal, holds.
+
+        Raises
+        ------
+        InvalidArgument
+            Another one holds some of its ports.
+        """
+        # port 0: it had not been bound
+        session.ports = tuple(port for port in session.ports if port)
+        self._pool.hold(session.ports)
+        self._capacity.hold(session.held_mbps)
+
+    def give_back(self, session: Session) -> None:
+        """Free what `session` holds."""
+        self._pool.give_back(session.ports)
+        self._capacity.give_back(session.held_mbps)
+        session.ports = ()
+        session.held_mbps = 0
+
+    def _reserve(self, session: Session) -> list[Command]:
+        session.ports = self._pool.take(session.num_conn)
+        self._capacity.take(session.rate_mbps)
+        session.held_mbps = session.rate_mbps
+        leave_queue: list[Command] = []
+        if session.state is State.QUEUED:
+            leave_queue.append(CancelTimer(key=session.key, timer=Timer.QUEUE))
+        session.state = State.REQUESTED
+        return [
+            *leave_queue,
+            *lifetime_timer(session),
+            BindListeners(key=session.key, ports=session.ports, wanted=session.num_conn),
+        ]
+
+    # --- whether there is enough -----------------------------------------------------------------------
+
+    def _check_possible(self, event: Request) -> None:
+        if event.num_conn > self._pool.size:
+            raise InvalidArgument(
+                f"session {event.key.uid}: num_conn is {event.num_conn}, "
+                f"and this gateway has {self._pool.size} ports in all"
+            )
+        limit_mbps = self._capacity.limit_mbps
+        if limit_mbps and event.rate_mbps > limit_mbps:
+            raise InvalidArgument(
+                f"session {event.key.uid}: rate is {event.rate_mbps:g} Mb/s, and this gateway has "
+                f"{limit_mbps:g} Mb/s in all; ask for so much or less"
+            )
+
+    def _lack(self, session: Session) -> str:
+        """Return what is missing for `session`, and what would help; nothing where there is enough."""
+        if session.num_conn > self._pool.free:
+            return (
+                f"{session.num_conn} ports wanted, {self._pool.free} of {self._pool.size} free; "
+                "release sessions, widen the port range"
+            )
+        if not self._capacity.fits(session.rate_mbps):
+            free_mbps = self._capacity.free_mbps
+            less = f"ask for {free_mbps:g} Mb/s or less" if free_mbps else "release sessions"
+            return (
+                f"rate is {session.rate_mbps:g} Mb/s, {free_mbps:g} of "
+                f"{self._capacity.limit_mbps:g} Mb/s free; {less}"
+            )
+        return ""
+
+    def _overtakes(self, session: Session) -> str:
+        """Return how `session`, for which there is enough, would be in the way of those that queue."""
+        if not self._queue:
+            return ""
+        theirs = sum(other.num_conn for other in self._queue.values())
+        if not session.rate_mbps and session.num_conn + theirs <= self._pool.free:
+            return ""
+        return (
+            f"{len(self._queue)} requests queue for capacity and ports; ask again when they have been served"
+        )
