@@ -23,12 +23,13 @@ import pytest
 
 from scistream.auth.certificates import write_certificate
 from scistream.auth.shared_key import create_token_file
+from scistream.core.endpoint import Endpoint
 from scistream.wire import scistream_pb2 as pb
 from scistream.wire.scistream_pb2_grpc import ControlStub
 from support.gateways import ControlServerProcess, Gateways
 
 CALL_LIMIT_S = 20.0
-HOSTS = ["127.0.0.1", "127.0.0.2", "localhost"]
+HOSTS = ["127.0.0.1", "127.0.0.2", "::1", "localhost"]
 
 
 def new_uid() -> str:
@@ -233,8 +234,8 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
 @contextlib.contextmanager
 def connected(listener: str) -> Iterator[socket.socket]:
     """Connect to `listener`, an address as the control servers name them."""
-    host, _, port = listener.rpartition(":")
-    with socket.create_connection((host, int(port)), CALL_LIMIT_S) as stream:
+    endpoint = Endpoint.parse(listener)
+    with socket.create_connection((endpoint.host, endpoint.port), CALL_LIMIT_S) as stream:
         yield stream
 
 

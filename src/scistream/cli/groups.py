@@ -44,8 +44,6 @@ class DefaultCommandGroup(click.Group):
             option = own.get(word.partition("=")[0])
             if option is None:
                 return index
-            if option.is_flag:  # --help and --version answer for the whole program
-                return None
-            index += 1 if "=" in word else 2
+            index += 1 if option.is_flag or "=" in word else 2
         # nothing is there yet when a shell asks which words could come
         return None if ctx.resilient_parsing else len(args)

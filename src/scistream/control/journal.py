@@ -147,11 +147,6 @@ class Journal:
         """Return the number of a session that has been saved."""
         return self._numbers[key]
 
-    @property
-    def numbers(self) -> frozenset[int]:
-        """The numbers of all sessions."""
-        return frozenset(self._numbers.values())
-
     def save(self, changed: Mapping[SessionKey, tuple[Session, History] | None]) -> None:
         """Write what has changed, all or nothing; None forgets a session.
 

@@ -134,8 +134,8 @@ class ControlServer:
             ) from error
         try:
             await backend.open(persistence)
-            if journal is not None:
-                await self._recover(runtime, journal, backend)
+            if state is not None and journal is not None:
+                await self._recover(runtime, state, journal, backend)
             await server.start()
         except BaseException:
             await server.stop(None)
@@ -190,9 +190,13 @@ class ControlServer:
             state=state,
         )
 
-    async def _recover(self, runtime: Runtime, journal: Journal, backend: DataServerBackend) -> None:
+    async def _recover(
+        self, runtime: Runtime, state: StateDirectory, journal: Journal, backend: DataServerBackend
+    ) -> None:
         entries = journal.take_entries()
         self.recovered = await runtime.recover(entries, rebooted=journal.rebooted)
+        living = (entry.session.key for entry in entries if not entry.session.state.ended)
+        state.remove_keys_but({journal.number(key) for key in living})
         strays = await backend.discard_unadopted()
         if entries:
             logger.info(

@@ -82,7 +82,7 @@ class DataServerSpec:
     rate_mbps: float = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Persistence:
     """How data servers outlive their control server and are found again.
 

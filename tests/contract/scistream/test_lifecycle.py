@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -240,3 +241,20 @@ async def test_a_data_server_that_hangs_does_not_hang_its_caller(
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
         await server.stop()
+
+
+async def test_a_wish_that_the_kernel_refuses_is_told_once_and_does_not_hinder(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = create_backend("native", {"workers": 2, "congestion_lan": "no-such-control"})
+    with caplog.at_level(logging.WARNING):
+        await backend.open()
+        try:
+            await _echo(backend)
+            await _echo(backend)
+        finally:
+            await backend.close()
+    warnings = [record.getMessage() for record in caplog.records if "no-such-control" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "congestion_lan" in warnings[0]
+    assert "tcp_allowed_congestion_control" in warnings[0]

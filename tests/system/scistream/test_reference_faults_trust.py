@@ -452,6 +452,24 @@ def test_row_24_a_target_can_have_an_ipv6_address(pair: Pair) -> None:
             alice.release(uid)
 
 
+def test_row_24_gateways_can_be_at_ipv6_addresses(own: SharedGateways, application: Applications) -> None:
+    options = ["--listen=[::1]:0", "--bind=::1", "--bind-lan=::1"]
+    producer, consumer, app = own.start(*options), own.start(*options), application("app")
+    with (
+        calling(producer) as ours,
+        calling(consumer) as theirs,
+        encrypted_pair(ours, theirs, app.address) as session,
+    ):
+        listener = session.connect(app.address)
+        assert listener.startswith("[::1]:")
+        assert session.producer.listeners[0].startswith("[::1]:")
+        with connected(listener) as stream:
+            stream.sendall(b"six")
+            stream.shutdown(socket.SHUT_WR)
+            stream.settimeout(CALL_LIMIT_S)
+            assert b"".join(iter(lambda: stream.recv(100), b"")) == b"app:six"
+
+
 # --- row 25 --------------------------------------------------------------------------------------------
 
 _SLOW_AUTHENTICATOR = """

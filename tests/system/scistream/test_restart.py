@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -18,7 +21,10 @@ from typing import Any
 import psutil
 import pytest
 
+from scistream.client.aio import ControlClient, reserve_side
 from scistream.core.endpoint import Endpoint
+from scistream.core.events import Role
+from scistream.errors import SciStreamError
 from support.gateways import (
     PROGRAMS,
     Application,
@@ -399,3 +405,58 @@ def test_no_secret_is_in_the_journal_and_the_state_directory_is_private(pair: Pa
     assert len(keys) == 1
     for path in (state, *state.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0 or path.is_socket(), path
+
+
+async def release_all(server: ControlServerProcess) -> None:
+    async with server.facility().connect() as client:
+        for one in await client.status():
+            await client.release(one.uid)
+
+
+def test_whenever_it_is_killed_nothing_is_leaked(gateways: Gateways, sink: Sink, tmp_path: Path) -> None:
+    """Sessions come and go while the control server is killed, again and again, at moments of chance."""
+    moments = random.Random(20261121)
+    options = (f"--state-dir={tmp_path / 'state'}", "--encryption=optional")
+    killed: list[psutil.Process] = []
+    listeners: set[Endpoint] = set()
+    target = Endpoint.parse(sink.address)
+
+    async def use(client: ControlClient) -> None:
+        for number in itertools.count():
+            uid = f"{len(killed)}-{number}"
+            grant = await reserve_side(client, uid, Role.PRODUCER, addresses=[target])
+            listeners.update(grant.listeners)
+            await client.update(uid, Role.PRODUCER, [target])
+            if number % 2:
+                await client.release(uid)
+
+    async def use_until_killed(server: ControlServerProcess) -> None:
+        async with server.facility().connect() as client:
+            users = [asyncio.create_task(use(client))]
+            process = psutil.Process(server.process.pid)
+            family = process.children(recursive=True)
+            try:
+                await asyncio.sleep(moments.uniform(0, 0.2))  # the moment of chance
+                process.kill()
+                killed.extend(family)
+                with pytest.raises(SciStreamError):
+                    await users[0]
+            finally:
+                users[0].cancel()
+
+    for _ in range(8):
+        server = gateways.start(*options)
+        asyncio.run(use_until_killed(server))
+        server.process.wait(30)
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+    server = gateways.start(*options)
+    states = {one["state"] for one in sessions_of(server)}
+    assert states <= {"reserved", "announced", "connected", "released", "failed", "expired"}
+    asyncio.run(release_all(server))
+    assert not list((tmp_path / "state" / "keys").iterdir())
+    assert all(can_be_bound(str(listener)) for listener in listeners)
+    assert server.stop() == (143, [])
+    gateways.running.clear()
+    _, left = psutil.wait_procs(killed, timeout=5)
+    assert not left

@@ -177,11 +177,12 @@ def open_stream(gateways: Gateways, application: Applications, *options: str) ->
     """Start a server with a state directory, open a plain session, and connect through it."""
     server = gateways.start(f"--state-dir={gateways.directory / 'state'}", "--encryption=optional", *options)
     app = application("detector")
+    uid = str(uuid.uuid4())
     with calling(server) as caller:
-        listener = caller.open_plain(str(uuid.uuid4()), app.address)
-    host, _, port = listener.rpartition(":")
-    connection = socket.create_connection((host, int(port)), TIMEOUT_S)
-    connection.sendall(b"first ")
+        host, _, port = caller.open_plain(uid, app.address).rpartition(":")
+        connection = socket.create_connection((host, int(port)), TIMEOUT_S)
+        connection.sendall(b"first ")
+        until(lambda: caller.status(uid).channels[0].bytes_to_target == len(b"first "))
     return server, connection
 
 

@@ -131,7 +131,7 @@ class NativeBackend(DataServerBackend):
             again = self._tree is not None
             if self._tree is not None and self._tree.lost:
                 await self._tree.ended
-                await self._tree.detach()
+                await self._tree.clear_away()
                 self._tree = None
             if self._tree is None:
                 self._tree = await self._find_tree() or await self._start_tree()
@@ -243,6 +243,8 @@ class NativeDataServer(DataServer):
             raise DataServerError(f"session {spec.uid}: this data server was started before")
         targets = await _resolve(spec.targets, spec.uid)
         tree = await self._backend.tree()
+        if self._stopped.is_set():
+            raise DataServerError(f"session {spec.uid}: stopped before it was started")
         session = tree.new_session(spec.uid, len(spec.listeners))
         self.take(tree, session)
         try:

@@ -138,10 +138,10 @@ def _wait_for(pid: int, limit_s: float) -> int | None:
     """Return the child's wait status; None if it has not ended in time."""
     descriptor = os.pidfd_open(pid)
     try:
-        deadline = time.monotonic() + limit_s
-        while not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            if time.monotonic() >= deadline:
-                return None
+        poll = select.poll()  # unlike select it takes any descriptor
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(limit_s * 1000):
+            return None
     finally:
         os.close(descriptor)
     return os.waitpid(pid, 0)[1]

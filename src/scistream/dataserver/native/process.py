@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ class SupervisorProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._descriptor = os.pidfd_open(pid)
+        self._exit = ""
 
     @classmethod
     def start(cls, control: socket.socket, arguments: Sequence[str]) -> SupervisorProcess:
@@ -65,6 +67,12 @@ class SupervisorProcess:
             raise DataServerError(f"the native data server does not start: {error}") from error
         return cls(pid)
 
+    def has_ended(self) -> bool:
+        """Return whether it has ended."""
+        poll = select.poll()  # unlike select it takes any descriptor
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
     async def ended(self) -> None:
         """Return when it has ended."""
         loop = asyncio.get_running_loop()
@@ -80,11 +88,10 @@ class SupervisorProcess:
 
     def reap(self) -> str:
         """Return how it ended, once it has; empty where that is not known, as it was another's child."""
-        try:
+        with contextlib.suppress(ChildProcessError):
             _, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            return ""
-        return describe_exit(status)
+            self._exit = describe_exit(status)
+        return self._exit
 
     def kill(self) -> None:
         """End it at once; its workers end when it does, because their control sockets close."""

@@ -86,7 +86,7 @@ class Tree:
         self._free_slots: list[int] = []
         self._hello: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._reason = ""
-        self._refused = False
+        self._died = self._refused = False
         self._explaining: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[str] = loop.create_future()
         self.lost = False
@@ -232,7 +232,7 @@ class Tree:
             self.pids = tuple(body["pids"])
         elif event in {"died", "refused"}:
             self._reason = str(body["reason"])
-            self._refused = event == "refused"
+            self._died, self._refused = event == "died", event == "refused"
         elif event in {"restarted", "ended"}:
             session = self.sessions.get(int(body["key"]))
             if session is None:
@@ -257,8 +257,8 @@ class Tree:
                     await process.ended()
                 exit_ = process.reap()
             except TimeoutError:
-                exit_ = ""
-            self._reason = f"the native data server's supervisor (pid {process.pid}) {exit_ or 'is gone'}"
+                exit_ = "has closed the connection"
+            self._reason = f"the native data server's supervisor (pid {process.pid}) {exit_ or 'has ended'}"
         self._end(self._reason or "the native data server has ended")
 
     def _end(self, reason: str) -> None:
@@ -276,6 +276,14 @@ class Tree:
         process = await self._finish("the control server has let go of it")
         if process is not None:
             process.close()
+
+    async def clear_away(self) -> None:
+        """After `ended`: see the processes end; let go of them if the connection alone was lost."""
+        process = self._process
+        if self._persistence is None or self._died or process is None or process.has_ended():
+            await self.close()
+        else:
+            await self.detach()
 
     async def close(self) -> None:
         """End the processes."""
