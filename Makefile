@@ -40,13 +40,15 @@ format: $(VENV)/.developed  ## Format the code
 
 bench: $(VENV)/.developed  ## Run the benchmarks against the peers that are installed
 	$(BIN)/python benchmarks/relay.py
+	$(BIN)/python benchmarks/control.py
 	$(BIN)/python benchmarks/reconstruct.py
 
 protocol: $(VENV)/.developed  ## Generate the protocol's Python files anew
 	$(BIN)/python tools/generate_protocol.py
 
-docs:  ## List the documentation
-	@find docs -name '*.md' | sort
+docs: $(VENV)/.developed  ## Generate the reference pages and diagrams anew
+	$(BIN)/python tools/generate_reference.py
+	$(BIN)/python tools/generate_diagrams.py
 
 clean:  ## Remove what make has made
 	rm -rf $(VENV) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

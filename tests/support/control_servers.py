@@ -86,6 +86,8 @@ class RelayServer(DataServer):
             writer.write_eof()
 
     async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
+        if self.backend.retarget_kills:
+            self.die("killed in the middle of an order")
         if self.ended.done():
             raise DataServerError("it is not running")
         self.targets, self.tls = tuple(targets), tls
@@ -130,6 +132,7 @@ class RelayBackend(DataServerBackend):
     servers: list[RelayServer] = field(default_factory=list)
     start_error: str = ""
     dead_answer: bool = False
+    retarget_kills: bool = False
     is_open: bool = False
     persistence: Persistence | None = None
     may_start: asyncio.Event = field(default_factory=asyncio.Event)

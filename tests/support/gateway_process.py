@@ -65,6 +65,8 @@ class GatewayProcess:
     handles: dict[str, str]
     at: dict[str, list[Endpoint]]
     pids: list[int]
+    inheritable: Endpoint
+    """Where something listens of which the data servers should know nothing."""
 
     @classmethod
     def start(
@@ -92,7 +94,7 @@ class GatewayProcess:
             raise AssertionError(process.communicate()[1])
         said = json.loads(line)
         at = {uid: [Endpoint("127.0.0.1", port) for port in ports] for uid, ports in said["ports"].items()}
-        return cls(process, said["handles"], at, said["pids"])
+        return cls(process, said["handles"], at, said["pids"], Endpoint("127.0.0.1", said["inheritable"]))
 
     def kill(self) -> None:
         """As kill -9, with everything that was open closed, its standard error included."""
@@ -108,6 +110,8 @@ class GatewayProcess:
 async def _main(directory: Path, orphan_limit_s: float) -> None:
     loop = asyncio.get_running_loop()
     order = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
+    inheritable = socket.create_server(("127.0.0.1", 0))
+    inheritable.set_inheritable(True)
     backend = create_backend("native", {"workers": order["workers"]})
     await backend.open(Persistence(directory, orphan_limit_s))
     handles, ports, kept = {}, {}, []
@@ -118,13 +122,19 @@ async def _main(directory: Path, orphan_limit_s: float) -> None:
         await server.start(_spec(body, listeners))
         handles[body["uid"]] = server.handle
         ports[body["uid"]] = [listener.getsockname()[1] for listener in listeners]
-    print(json.dumps({"handles": handles, "ports": ports, "pids": backend.pids}), flush=True)  # type: ignore[attr-defined] # of the native one
+    said = {
+        "handles": handles,
+        "ports": ports,
+        "pids": backend.pids,  # type: ignore[attr-defined] # the native one has it
+        "inheritable": inheritable.getsockname()[1],
+    }
+    print(json.dumps(said), flush=True)
     word = await loop.run_in_executor(None, sys.stdin.readline)
     if word.strip() == "detach":
         await backend.detach()
     else:
         await backend.close()
-    for listener in kept:
+    for listener in (*kept, inheritable):
         listener.close()
 
 

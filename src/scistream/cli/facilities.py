@@ -15,6 +15,7 @@ login that the facility asks for. A server of which nothing is said is known if 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +30,16 @@ from scistream.errors import AuthenticationError, ConfigurationError
 if TYPE_CHECKING:
     from scistream.client.aio import Facility
 
+logger = logging.getLogger(__name__)
+
 #: Where a control server is looked for if nothing else is said.
 LOCAL_SERVER = "localhost:5000"
 
 #: What the reference client takes for the control server's certificate, if it is there.
 REFERENCE_CERTIFICATE = Path("server.crt")
+
+#: Before the address of a control server that serves without TLS (``s2cs start --ssl=False``).
+PLAINTEXT = "plaintext://"
 
 _KEYS = {"address", "authenticator", "certificate", "fingerprint", "token_file"}
 
@@ -54,7 +60,7 @@ def find_facility(
     Parameters
     ----------
     text : str
-        ``host:port``, or the name of a profile.
+        ``host:port``, ``plaintext://host:port``, or the name of a profile.
     token_variables : sequence of str
         Environment variables that may hold the token; the first one set is taken.
     default_certificate : Path, optional
@@ -73,9 +79,14 @@ def find_facility(
     from scistream.client.aio import Facility
 
     profile = _profile(context, text)
-    endpoint = Endpoint.parse(profile.get("address", text))
-    if certificate is not None:
-        certificate_pem: bytes | None = _read(certificate)
+    address = profile.get("address", text)
+    tls = not address.startswith(PLAINTEXT)
+    endpoint = Endpoint.parse(address.removeprefix(PLAINTEXT))
+    certificate_pem: bytes | None = None
+    if not tls:
+        _warn_of_plaintext(endpoint)
+    elif certificate is not None:
+        certificate_pem = _read(certificate)
     else:
         certificate_pem = _trusted(context, text, profile, endpoint)
         if certificate_pem is None and default_certificate is not None and default_certificate.is_file():
@@ -89,7 +100,15 @@ def find_facility(
         endpoint=endpoint,
         server_certificate_pem=certificate_pem,
         token=token,
+        tls=tls,
     )
+
+
+def _warn_of_plaintext(endpoint: Endpoint) -> None:
+    from scistream.config import is_loopback
+
+    if not is_loopback(endpoint.host):
+        logger.warning("calls to %s are not encrypted: whoever is on the way reads the token", endpoint)
 
 
 def find_facilities(
@@ -137,7 +156,10 @@ def find_address(context: click.Context, text: str) -> Endpoint:
     ConfigurationError
         There is no such profile, or it cannot be used.
     """
-    return Endpoint.parse(_profile(context, text).get("address", text))
+    address = _profile(context, text).get("address", text)
+    if address.startswith(PLAINTEXT):
+        raise ConfigurationError(f"{address} serves without TLS: it shows no certificate to trust")
+    return Endpoint.parse(address)
 
 
 def _trusted(

@@ -285,7 +285,7 @@ def start(
                     f"{certificate.parent}', NAME being what users call this host, or give --certificate and "
                     "--private-key"
                 )
-        _check_data_server(data_server)
+        data_server = _find_data_server(data_server)
         address = _address(listen, port)
         if not tls:
             _check_plain(address, insecure=insecure)
@@ -375,15 +375,18 @@ def _check_plain(address: Endpoint, *, insecure: bool) -> None:
     logger.warning("TLS is off: tokens for %s are readable on the way", address)
 
 
-def _check_data_server(name: str) -> None:
+def _find_data_server(name: str) -> str:
+    """Return the installed data server that `name` means, whatever the case of its letters."""
     from scistream.dataserver.registry import installed
 
     names = installed()
-    if name.strip().lower() not in map(str.lower, names):
+    found = [one for one in names if one.lower() == name.strip().lower()]
+    if not found:
         raise ConfigurationError(
             f"data server {name!r} is not available in this installation; there are: "
             f"{', '.join(names) or 'none'}; the default is native, which needs nothing else installed"
         )
+    return found[0]
 
 
 def _refuse_globus(client_id: str | None, client_secret: str | None) -> None:

@@ -19,8 +19,11 @@ class Access:
         Its certificate (or its authority's); None trusts what this machine trusts.
     token : str or None
         The user's, for this facility.
+    tls : bool
+        Whether the control server serves TLS. Without it, whoever is on the way reads the token.
     """
 
     endpoint: Endpoint
     server_certificate_pem: bytes | None = None
     token: str | None = field(default=None, repr=False)
+    tls: bool = True

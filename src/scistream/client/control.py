@@ -24,7 +24,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token
+    endpoint, server_certificate_pem, token, tls
         As in `Access`.
 
     Examples

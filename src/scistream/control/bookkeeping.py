@@ -93,7 +93,7 @@ class Bookkeeping:
 
     def save(self) -> None:
         """Write what has changed; if that fails, it is tried again, and `check_writable` says so."""
-        for key in [key for key in self._histories if len(self._histories) > self._table.remembered]:
+        for key in list(self._histories) if len(self._histories) > self._table.remembered else ():
             if self._table.find(key) is None:
                 del self._histories[key]
                 self._changed.add(key)

@@ -22,6 +22,8 @@ _STATISTICS_TIMEOUT_S = 5.0
 # A release waits for these.
 _LAST_STATISTICS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 10.0
+# Between an order that fails because the data server has died, and the news of its death.
+_DEATH_TIMEOUT_S = 1.0
 
 Channels = tuple[ChannelStatistics, ...]
 
@@ -111,6 +113,12 @@ class Forwarding:
         if self._server is None:
             raise DataServerError("there is no data server to retarget")
         await self._server.retarget(targets, tls)
+
+    async def has_died(self) -> bool:
+        """Return whether the data server has ended by itself; that it is about to is waited for."""
+        if self._watch is not None:
+            await asyncio.wait({self._watch}, timeout=_DEATH_TIMEOUT_S)
+        return not self.running
 
     async def statistics(self) -> Channels:
         """Return what the channels have carried; where no data server answers, what it said last."""

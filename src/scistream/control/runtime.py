@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from scistream.config import StopMode
 from scistream.control.bookkeeping import Bookkeeping
@@ -17,6 +17,7 @@ from scistream.control.gateway import Gateway
 from scistream.control.journal import Entry, Journal, boot_clock_s
 from scistream.control.shell import Identity, SessionShell
 from scistream.core.commands import (
+    AdoptDataServer,
     BindListeners,
     CancelTimer,
     Command,
@@ -124,34 +125,47 @@ class Runtime:
 
     # --- the beginning ---------------------------------------------------------------------------------
 
-    async def recover(self, entries: Iterable[Entry], *, rebooted: bool) -> int:
-        """Take over the sessions of an earlier control server; return how many of them live.
+    async def recover(self, entries: Sequence[Entry], *, rebooted: bool) -> tuple[int, int]:
+        """Take over the sessions of an earlier control server.
 
-        What has died since is ended as failed, and freed. Timers count on from where they were.
+        What has died since is ended as failed, and freed. Timers count on from where they were. Data servers
+        that run are found again first, and those that no session knows are ended: only then can listeners be
+        bound again, which they may hold.
 
         Parameters
         ----------
         rebooted : bool
             Whether the whole machine was started anew, so that nothing of them can be left.
+
+        Returns
+        -------
+        tuple of int
+            How many sessions live on, and how many data servers nobody knew.
         """
-        entries = list(entries)
+        running: list[Command] = []
+        others: list[Command] = []
         for entry in entries:
             session = entry.session
             if rebooted and not session.state.ended:
                 session.state, session.outcome = State.RELEASING, State.FAILED
                 session.reason = "the gateway's machine was started anew"
             self._books.take_over(session, entry.history)
-            self._carry_out_all(self._table.restore(session))
             self._books.changed(session.key)
-        self._books.save()
-        await asyncio.gather(*(shell.settled() for shell in tuple(self._shells.values())))
+            for command in self._table.restore(session):
+                adopts = isinstance(command, AdoptDataServer) and entry.history.handle
+                (running if adopts else others).append(command)
+        await self._carry_out_and_settle(running)
+        strays = await self._gateway.backend.discard_unadopted()
+        await self._carry_out_and_settle(others)
         for entry in entries:
             for timer, moment_s in tuple(entry.history.deadlines_s.items()):
                 if not entry.session.state.ended:
                     self._set_timer(entry.session.key, timer, max(0.0, moment_s - boot_clock_s()))
-            if entry.session.looking and not entry.session.state.ended:
-                self._shell(entry.session.key).look_for_traffic()  # its answer was lost with the other server
-        return sum(not entry.session.state.ended for entry in entries)
+        return sum(not entry.session.state.ended for entry in entries), strays
+
+    async def _carry_out_and_settle(self, commands: Sequence[Command]) -> None:
+        self._carry_out_all(commands)
+        await asyncio.gather(*(shell.settled() for shell in tuple(self._shells.values())))
 
     # --- the end ---------------------------------------------------------------------------------------
 

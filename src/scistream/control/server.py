@@ -135,7 +135,7 @@ class ControlServer:
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:
-                await self._recover(runtime, state, journal, backend)
+                await self._recover(runtime, state, journal)
             await server.start()
         except BaseException:
             await server.stop(None)
@@ -190,14 +190,11 @@ class ControlServer:
             state=state,
         )
 
-    async def _recover(
-        self, runtime: Runtime, state: StateDirectory, journal: Journal, backend: DataServerBackend
-    ) -> None:
+    async def _recover(self, runtime: Runtime, state: StateDirectory, journal: Journal) -> None:
         entries = journal.take_entries()
-        self.recovered = await runtime.recover(entries, rebooted=journal.rebooted)
+        self.recovered, strays = await runtime.recover(entries, rebooted=journal.rebooted)
         living = (entry.session.key for entry in entries if not entry.session.state.ended)
         state.remove_keys_but({journal.number(key) for key in living})
-        strays = await backend.discard_unadopted()
         if entries:
             logger.info(
                 "%d sessions of an earlier control server live on, %d are remembered",

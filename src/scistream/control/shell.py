@@ -170,8 +170,7 @@ class SessionShell:
                     case RecoverListeners():
                         self._recover(command.ports)
                     case RetargetDataServer():
-                        await self._forwarding.retarget(command.targets, self._credentials(command))
-                        self._ready(command)
+                        await self._retarget(command)
                     case AdoptDataServer():
                         await self._adopt(command)
                         self._ready(command)
@@ -245,6 +244,15 @@ class SessionShell:
                 rate_mbps=self._rate_mbps,
             )
         )
+
+    async def _retarget(self, command: RetargetDataServer) -> None:
+        try:
+            await self._forwarding.retarget(command.targets, self._credentials(command))
+        except DataServerError:
+            if await self._forwarding.has_died():
+                return  # the one that is started in its place has these targets
+            raise
+        self._ready(command)
 
     async def _adopt(self, command: AdoptDataServer) -> None:
         if not self._handle:

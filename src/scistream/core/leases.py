@@ -43,18 +43,6 @@ def idle_timer(session: Session) -> list[Command]:
     return [SetTimer(key=session.key, timer=Timer.IDLE, seconds=session.idle_timeout_s / LOOKS)]
 
 
-def renew(session: Session, event: Renew) -> list[Command]:
-    """Let the leases begin anew. The lifetime of a session that queues has not begun."""
-    session.idle_looks = 0
-    commands: list[Command] = []
-    if session.state is not State.QUEUED:
-        commands += lifetime_timer(session)
-    if session.state is State.CONNECTED:
-        session.looking = False
-        commands += idle_timer(session)
-    return [*commands, reply(session, event.call)]
-
-
 def traffic_seen(session: Session, event: TrafficSeen) -> list[Command]:
     """End a session that has carried nothing for its idle time; look again later at any other."""
     if not session.looking:
@@ -75,6 +63,27 @@ class Leases:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+
+    def renew(self, session: Session, event: Renew) -> list[Command]:
+        """Let the leases begin anew: whoever renews is there, and may go on waiting for others.
+
+        The lifetime of a session that queues has not begun, and how long it queues is the gateway's decision.
+        """
+        session.idle_looks = 0
+        commands: list[Command] = []
+        if session.state is not State.QUEUED:
+            commands += lifetime_timer(session)
+        match session.state:
+            case State.RESERVED:
+                seconds = self._limits.hello_timeout_s
+                commands.append(SetTimer(key=session.key, timer=Timer.HELLO, seconds=seconds))
+            case State.ANNOUNCED:
+                seconds = self._limits.update_timeout_s
+                commands.append(SetTimer(key=session.key, timer=Timer.UPDATE, seconds=seconds))
+            case State.CONNECTED:
+                session.looking = False
+                commands += idle_timer(session)
+        return [*commands, reply(session, event.call)]
 
     def timer_fired(self, session: Session, event: TimerFired) -> list[Command]:
         """End `session`, or look what it does.

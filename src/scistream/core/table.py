@@ -43,7 +43,7 @@ from scistream.core.events import (
     Update,
 )
 from scistream.core.greeting import Greeting
-from scistream.core.leases import Leases, renew, traffic_seen
+from scistream.core.leases import Leases, traffic_seen
 from scistream.core.limits import Limits
 from scistream.core.recovery import drop_unbound, recover
 from scistream.core.replies import not_found
@@ -83,6 +83,7 @@ class SessionTable:
         self._admission = Admission(pool, capacity or Capacity(0), self._limits)
         self._greeting = Greeting(self._limits)
         connecting = Connecting(encryption, self._limits)
+        leases = Leases(self._limits)
         self._handlers: dict[type[Event], Callable[[Session, Any], list[Command]]] = {
             Request: self._admission.request_again,
             Admitted: self._admission.admitted,
@@ -95,9 +96,9 @@ class SessionTable:
             DataServerFailed: connecting.data_server_failed,
             DataServerDied: connecting.data_server_died,
             DataServerRestarted: connecting.data_server_restarted,
-            Renew: renew,
+            Renew: leases.renew,
             TrafficSeen: traffic_seen,
-            TimerFired: Leases(self._limits).timer_fired,
+            TimerFired: leases.timer_fired,
             Release: ending.release,
             CallAbandoned: self._call_abandoned,
             Orphaned: ending.orphaned,

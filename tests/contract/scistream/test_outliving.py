@@ -233,6 +233,15 @@ def test_a_tree_without_sessions_ends_with_its_control_server(gateways: ControlS
     assert set(gateways.open().pids).isdisjoint(before.pids)
 
 
+def test_nothing_else_of_the_dead_control_server_stays_open(gateways: ControlServers) -> None:
+    before = gateways.start(session_body("one", [Endpoint("127.0.0.1", 9)]))
+    connect(before.inheritable).close()
+    before.kill()
+    with pytest.raises(ConnectionRefusedError):
+        connect(before.inheritable)
+    _close(gateways.adopt(gateways.open(), before, "one"))
+
+
 def test_orphans_end_when_nobody_comes_in_time(gateways: ControlServers) -> None:
     before = gateways.start(session_body("one", [Endpoint("127.0.0.1", 9)]), orphan_limit_s=0.2)
     before.kill()

@@ -33,7 +33,7 @@ from support.module_gateways import (
 
 Applications = Callable[[str], Application]
 
-PROMPT_S = 2.0
+PROMPT_S = 5.0
 
 pytestmark = pytest.mark.timeout(60)
 

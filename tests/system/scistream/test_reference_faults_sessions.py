@@ -37,7 +37,7 @@ from support.reference_client import HELLO_PAUSE_S
 Applications = Callable[[str], Application]
 
 #: What a call may take while the machine is busy with others.
-PROMPT_S = 2.0
+PROMPT_S = 5.0
 
 pytestmark = pytest.mark.timeout(60)
 

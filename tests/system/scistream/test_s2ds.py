@@ -216,23 +216,69 @@ def test_options_come_from_a_file_and_from_the_environment(
     assert len(program.tree()) == 2
 
 
-def test_a_worker_that_is_killed_ends_the_program_with_its_reason(
+def test_a_worker_that_is_killed_is_replaced_and_the_program_goes_on_and_says_so(
+    s2ds: Callable[..., Program], application: socket.socket
+) -> None:
+    program = s2ds(*forward(application))
+    port = program.port()
+    with socket.create_connection((LOCALHOST, port), timeout=TIMEOUT_S) as near, accept(application) as far:
+        near.sendall(b"half a stream")
+        assert receive(far, 13) == b"half a stream"
+        before = _workers(program)
+        (victim,) = (one for one in before if _sockets([one]))
+        victim.kill()
+        for sock in (near, far):
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+    until(lambda: victim.pid not in {one.pid for one in _workers(program)}, "the dead one is gone")
+    until(lambda: len(_workers(program)) == len(before), "another one is in its place")
+    with contextlib.ExitStack() as stack:  # on all workers, so on the new one too
+        for _ in range(8):
+            stack.enter_context(socket.create_connection((LOCALHOST, port), timeout=TIMEOUT_S))
+            stack.enter_context(accept(application))
+        assert all(_sockets([worker]) for worker in _workers(program))
+    passes(port, application)
+    tree = program.tree()
+    code, out, err = program.finish(signal.SIGTERM)
+    assert code == 143
+    (said,) = (line for line in err.splitlines() if str(victim.pid) in line)
+    assert "was killed by SIGKILL; its connections are lost, another one takes its place" in said
+    done = json.loads(out.splitlines()[-1])
+    assert done["event"] == "done"
+    assert done["channels"][0]["connections_total"] == 10
+    assert not psutil.wait_procs(tree, timeout=5)[1]
+
+
+def test_a_supervisor_that_is_killed_ends_the_program_with_its_reason(
     s2ds: Callable[..., Program], application: socket.socket
 ) -> None:
     program = s2ds(*forward(application))
     with socket.create_connection((LOCALHOST, program.port()), timeout=TIMEOUT_S) as near:
         far = accept(application)
         tree = program.tree()
-        max(tree, key=lambda process: process.pid).kill()
+        supervisor = _supervisor(program)
+        supervisor.kill()
         code, out, err = program.finish()
         assert code == 8
-        assert "SIGKILL" in err.splitlines()[-1]
-        assert json.loads(out.splitlines()[-1])["event"] == "error"
+        reason = f"supervisor (pid {supervisor.pid}) was killed by SIGKILL"
+        assert reason in err.splitlines()[-1]
+        error = json.loads(out.splitlines()[-1])
+        assert (error["event"], error["exit_code"]) == ("error", 8)
+        assert reason in error["message"]
         for sock in (near, far):
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
         far.close()
     assert not psutil.wait_procs(tree, timeout=5)[1]
+
+
+def _supervisor(program: Program) -> psutil.Process:
+    (supervisor,) = psutil.Process(program.process.pid).children()
+    return supervisor
+
+
+def _workers(program: Program) -> list[psutil.Process]:
+    return [one for one in _supervisor(program).children() if one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("victim", ["controller", "supervisor"])

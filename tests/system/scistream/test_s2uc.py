@@ -1,4 +1,4 @@
-"""``s2uc`` as its users type it: processes of their own, exit codes, JSON, and what they say when it fails."""
+"""``s2uc`` as its users type it: processes of their own, exit codes, JSON, and what it says when it fails."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_one_side_is_released_where_one_is_named(
 def test_a_request_beyond_the_capacity_is_refused_and_waits_where_it_is_asked_to(
     gateways: Gateways, application: Applications, profiles: Callable[..., dict[str, str]]
 ) -> None:
-    aps, alcf, app = gateways.start("--capacity-mbps=100"), gateways.start(), application("detector")
+    aps, alcf, app = gateways.start("--capacity=100"), gateways.start(), application("detector")
     env = profiles(aps=aps, alcf=alcf)
     ask_for = ["request", "aps", "alcf", f"--target={app.address}", "--rate=80", "--json"]
     first = s2uc(*ask_for, **env)
@@ -126,7 +126,7 @@ def test_a_request_beyond_the_capacity_is_refused_and_waits_where_it_is_asked_to
 def test_a_queued_request_that_is_interrupted_leaves_the_queue(
     gateways: Gateways, application: Applications, profiles: Callable[..., dict[str, str]]
 ) -> None:
-    aps, alcf, app = gateways.start("--capacity-mbps=100"), gateways.start(), application("detector")
+    aps, alcf, app = gateways.start("--capacity=100"), gateways.start(), application("detector")
     env = profiles(aps=aps, alcf=alcf)
     ask_for = ["request", "aps", "alcf", f"--target={app.address}", "--rate=80", "--json"]
     assert s2uc(*ask_for, **env).code == 0
@@ -407,7 +407,8 @@ def test_a_profiles_fingerprint_stands_for_the_certificate(gateways: Gateways, t
 
     def listed(text: str) -> Finished:
         config.write_text(
-            f'[facilities.aps]\naddress = "{server.address}"\ntoken_file = "alice.token"\nfingerprint = "{text}"\n'
+            f'[facilities.aps]\naddress = "{server.address}"\ntoken_file = "alice.token"\n'
+            f'fingerprint = "{text}"\n'
         )
         return s2uc("--config", config, "list", "--s2cs=aps")
 

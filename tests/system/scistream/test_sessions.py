@@ -240,27 +240,92 @@ def test_a_session_is_shown_by_the_facilities_that_have_it(gateways: Gateways, t
     assert "never-seen" in complaint(missing)
 
 
+def data_server_of(server: ControlServerProcess) -> psutil.Process:
+    """The native data server's supervisor; its children are the workers."""
+    (supervisor,) = psutil.Process(server.process.pid).children()
+    return supervisor
+
+
+def worker_that_carries(server: ControlServerProcess, app: Application) -> psutil.Process:
+    """The worker with a connection to the application."""
+    port = Endpoint.parse(app.address).port
+    (carrier,) = (
+        worker
+        for worker in data_server_of(server).children()
+        if any(one.raddr and one.raddr.port == port for one in worker.net_connections("tcp"))
+    )
+    return carrier
+
+
 @pytest.mark.parametrize("which", ["supervisor", "worker"])
-def test_a_session_whose_data_server_is_killed_says_so(
+def test_a_session_whose_data_server_is_killed_goes_on_with_another_one_and_says_so(
     gateways: Gateways, application: Applications, which: str
 ) -> None:
     producer, consumer, app = gateways.start(), gateways.start(), application("detector")
+    opened = finish(request(producer, consumer, app)).json
+    uid = opened["uid"]
+    before = sessions(producer)[0]
+    assert (before["state"], before["restarts"], before["notice"]) == ("connected", 0, "")
+    listener = Endpoint.parse(opened["listeners"][0])
+    with socket.create_connection((listener.host, listener.port), 20) as stream:
+        stream.sendall(b"in mid-stream")
+        until(lambda: sessions(producer)[0]["channels"][0]["bytes_to_target"])
+        carrier = worker_that_carries(producer, app)
+        victim = data_server_of(producer) if which == "supervisor" else carrier
+        victim.kill()
+        # whoever used the stream learns that it has failed; nothing can seem to have ended well
+        with pytest.raises(ConnectionResetError):
+            stream.recv(1)
+
+    def restarted() -> dict[str, Any] | None:
+        now = sessions(producer)[0]
+        return now if now["restarts"] and now["state"] == "connected" else None
+
+    now = until(restarted)
+    assert (now["uid"], now["restarts"]) == (uid, 1)
+    assert which in now["notice"]
+    assert f"(pid {victim.pid}) was killed by SIGKILL" in now["notice"]
+    assert now["listeners"] == before["listeners"]
+    assert ask(opened["listeners"][0], b"again") == b"detector:again"
+    (channel,) = sessions(producer)[0]["channels"]
+    assert (channel["connections_open"], channel["connections_total"]) == (0, 2)
+    assert sessions(consumer)[0]["restarts"] == 0
+
+    assert f"(pid {victim.pid}) was killed by SIGKILL" in producer.log.read_text()
+    for_people = run_program("s2uc", "status", uid, *producer.options())
+    assert for_people.code == 0
+    assert "data server restarted 1 times" in " ".join(for_people.out.split())
+
+
+def test_a_session_whose_data_server_dies_again_and_again_ends_as_failed_and_says_so(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, consumer, app = gateways.start(), gateways.start(), application("detector")
     uid = finish(request(producer, consumer, app)).json["uid"]
-    (supervisor,) = psutil.Process(producer.process.pid).children()
-    victim = supervisor if which == "supervisor" else supervisor.children()[0]
-    victim.kill()
-    until(lambda: sessions(producer)[0]["state"] == "failed")
+    for restarts in range(1, 7):
+        data_server_of(producer).kill()
+        until(lambda restarts=restarts: _is_over(sessions(producer)[0], restarts))
     shown = run_program("s2uc", "status", uid, "--json", *producer.options())
     assert shown.code == 0, shown.err
     (failed,) = shown.json["sessions"]
-    assert (failed["uid"], failed["state"]) == (uid, "failed")
-    assert failed["reason"].startswith("the data server ended: ")
-    assert "data server" in failed["reason"].removeprefix("the data server ended: ")
-    assert which in failed["reason"]
+    assert (failed["uid"], failed["state"], failed["restarts"]) == (uid, "failed", 5)
+    assert failed["reason"].startswith("the data server ended: the native data server's supervisor ")
+    assert "SIGKILL" in failed["reason"]
+    assert "after 5 restarts in a row" in failed["reason"]
     assert f"session {uid} of alice: failed (the data server ended: " in producer.log.read_text()
     for_people = run_program("s2uc", "status", uid, *producer.options())
     assert for_people.code == 0
     assert "the data server ended" in " ".join(for_people.out.split())
+    assert all(map(can_be_bound, failed["listeners"]))
+    # the next session is served as if nothing had been
+    again = finish(request(producer, consumer, app))
+    assert again.code == 0, again.err
+    assert ask(again.json["listeners"][0], b"new") == b"detector:new"
+
+
+def _is_over(session: dict[str, Any], restarts: int) -> bool:
+    """Whether the session has taken the latest death of its data server in."""
+    return session["state"] == "failed" or (session["state"], session["restarts"]) == ("connected", restarts)
 
 
 def test_another_certificate_than_the_servers_is_one_line_that_says_what_to_do(

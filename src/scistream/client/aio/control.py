@@ -66,7 +66,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token
+    endpoint, server_certificate_pem, token, tls
         As in `Access`.
     """
 
@@ -84,7 +84,7 @@ class ControlClient:
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token
+    endpoint, server_certificate_pem, token, tls
         As in `Facility`.
 
     Raises
@@ -99,6 +99,7 @@ class ControlClient:
         *,
         server_certificate_pem: bytes | None = None,
         token: str | None = None,
+        tls: bool = True,
     ) -> None:
         if token and not (token.isascii() and token.isprintable()):
             raise errors.ConfigurationError(
@@ -107,6 +108,7 @@ class ControlClient:
         self.endpoint = endpoint
         self._metadata = (("authorization", token),) if token else ()
         self._server_certificate_pem = server_certificate_pem
+        self._tls = tls
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
@@ -208,8 +210,7 @@ class ControlClient:
 
     async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
         if self._stub is None:
-            credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
-            self._channel = grpc.aio.secure_channel(str(self.endpoint), credentials, options=_OPTIONS)
+            self._channel = self._open_channel()
             self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
@@ -219,6 +220,13 @@ class ControlClient:
             ):
                 raise errors.PeerError(await self._distrust()) from error
             raise self._error(method, error, timeout_s) from error
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        address = str(self.endpoint)
+        if not self._tls:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
+        return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
     def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
         code, details = error.code(), error.details() or ""
@@ -256,5 +264,8 @@ class ControlClient:
 def connect(access: Access) -> ControlClient:
     """Return a client for the control server of `access`, to be closed after use."""
     return ControlClient(
-        access.endpoint, server_certificate_pem=access.server_certificate_pem, token=access.token
+        access.endpoint,
+        server_certificate_pem=access.server_certificate_pem,
+        token=access.token,
+        tls=access.tls,
     )

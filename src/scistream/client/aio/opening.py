@@ -24,6 +24,9 @@ from scistream.wire.convert import Grant
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30.0
+# So often a side that has been granted is renewed while the other one queues: far below the 180 s after
+# which a gateway gives up waiting, unless its operator has said less.
+_RENEW_S = 20.0
 # What a control server lets a queued request wait at most, unless its operator says otherwise.
 _QUEUE_TIMEOUT_S = 3600.0
 
@@ -178,6 +181,7 @@ class _Opening:
         self._timeout_s = timeout_s
         self._progress = progress
         self._awaited = [producer.client.endpoint, consumer.client.endpoint]
+        self._all_granted = asyncio.Event()
         self.waiting = ""
 
     async def run(self, *, encrypted: bool) -> tuple[tuple[Endpoint, ...], bool]:
@@ -224,7 +228,20 @@ class _Opening:
         self._awaited.remove(side.client.endpoint)
         if self._awaited:
             self._tell()
+            if self._wishes.queue:
+                await self._keep(side)
+        else:
+            self._all_granted.set()
         return grant
+
+    async def _keep(self, side: Side) -> None:
+        """Renew what `side` has granted until the other one has granted too."""
+        while self._awaited:
+            try:
+                async with asyncio.timeout(_RENEW_S):
+                    await self._all_granted.wait()
+            except TimeoutError:
+                await side.client.renew(self._uid)
 
     def _tell(self, text: str = "") -> None:
         self.waiting = text or f"waiting for ports at {' and '.join(map(str, self._awaited))}"

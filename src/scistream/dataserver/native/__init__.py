@@ -2,9 +2,9 @@
 
 ::
 
-    backend, tree   the control server's side (asyncio)      -- messages -->
-    supervisor      the tree's parent                         -- messages -->
-    worker          one per core: loop, session, establish, plain | tls_relay, relay
+    backend, data_server, tree     the control server's side (asyncio)     -- messages -->
+    supervisor, service, children  the tree's parent                       -- messages -->
+    worker                         one per core: loop, session, establish, plain | tls_relay, relay
 
 `NativeBackend` is the entry point ``native`` of the group ``scistream.dataservers``.
 """

@@ -19,7 +19,12 @@ from scistream.errors import SciStreamError
 def main() -> int:
     """Serve until there is nobody to serve."""
     parser = argparse.ArgumentParser(prog="python -m scistream.dataserver.native", description=__doc__)
-    parser.add_argument("--control-fd", type=int, required=True, help="inherited SOCK_SEQPACKET socket")
+    parser.add_argument(
+        "--control-fd",
+        type=int,
+        required=True,
+        help="inherited SOCK_SEQPACKET socket; what is above is closed",
+    )
     parser.add_argument(
         "--directory", type=Path, default=None, help="outlive the control server; be found there"
     )
@@ -35,6 +40,8 @@ def main() -> int:
         congestion_wan=arguments.congestion_wan,
         tls_engine=arguments.tls_engine,
     )
+    # what the control server's libraries let us inherit would stay open when that process is gone
+    os.closerange(arguments.control_fd + 1, os.sysconf("SC_OPEN_MAX"))
     control = socket.socket(fileno=arguments.control_fd)
     if arguments.directory is not None:
         # standard output and error are the control server's, and may end or block when it is gone

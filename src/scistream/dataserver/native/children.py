@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scistream.dataserver.native.balance import Balance
+from scistream.dataserver.native.exits import describe_exit, wait_for_exit
 from scistream.dataserver.native.messages import MessageSocket
 from scistream.dataserver.native.tls import load_engine
 from scistream.dataserver.native.worker import WorkerOptions, run_worker
@@ -108,12 +108,12 @@ class Children:
         """Clear away a worker that is dead or has closed its socket; return what happened to it."""
         del self._children[child.index]
         child.control.close()
-        status = _wait_for(child.pid, END_LIMIT_S)
+        status = wait_for_exit(child.pid, END_LIMIT_S)
         if status is None:
             child.kill("it does not end")
             os.waitpid(child.pid, 0)
         self._deaths[child.index].append(time.monotonic())
-        return f"data server worker {child.index} (pid {child.pid}) {_describe(status)}"
+        return f"data server worker {child.index} (pid {child.pid}) {describe_exit(status)}"
 
     def dies_too_often(self, index: int) -> bool:
         """Return whether the worker with this index is not worth another try."""
@@ -127,31 +127,8 @@ class Children:
         for child in self:
             child.control.close()
         for child in self:
-            if _wait_for(child.pid, END_LIMIT_S) is None:
+            if wait_for_exit(child.pid, END_LIMIT_S) is None:
                 child.kill("it does not end")
                 os.waitpid(child.pid, 0)
         self._children.clear()
         self.balance.close()
-
-
-def _wait_for(pid: int, limit_s: float) -> int | None:
-    """Return the child's wait status; None if it has not ended in time."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        poll = select.poll()  # unlike select it takes any descriptor
-        poll.register(descriptor, select.POLLIN)
-        if not poll.poll(limit_s * 1000):
-            return None
-    finally:
-        os.close(descriptor)
-    return os.waitpid(pid, 0)[1]
-
-
-def _describe(status: int | None) -> str:
-    return "closed its control socket" if status is None else describe_exit(status)
-
-
-def describe_exit(status: int) -> str:
-    """Return a wait status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 
-from scistream.dataserver.native.children import describe_exit
+from scistream.dataserver.native.exits import describe_exit, has_ended
 from scistream.errors import DataServerError
 
 #: All that the tree gets of our environment: what Python and the loader need, no secrets.
@@ -69,9 +68,7 @@ class SupervisorProcess:
 
     def has_ended(self) -> bool:
         """Return whether it has ended."""
-        poll = select.poll()  # unlike select it takes any descriptor
-        poll.register(self._descriptor, select.POLLIN)
-        return bool(poll.poll(0))
+        return has_ended(self._descriptor)
 
     async def ended(self) -> None:
         """Return when it has ended."""

@@ -24,18 +24,17 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scistream.dataserver.native.children import DEATHS_WITHIN_S, Child, Children
 from scistream.dataserver.native.controller import Controller
-from scistream.dataserver.native.fanout import Fanout, Request, nobody
-from scistream.dataserver.native.kept import KeptSession
 from scistream.dataserver.native.logs import log_to
-from scistream.dataserver.native.messages import Message, MessageSocket
+from scistream.dataserver.native.messages import MessageSocket
 from scistream.dataserver.native.rendezvous import MeetingPlace
+from scistream.dataserver.native.service import Service
 from scistream.dataserver.native.worker import WorkerOptions
 from scistream.errors import DataServerError
 
@@ -73,9 +72,7 @@ class Supervisor:
         self._controller = Controller(link, self._place, self._greeting)
         log_to(self._controller.log)
         self._children = Children(workers, options.permitted(), self._in_worker)
-        self._sessions: dict[int, KeptSession] = {}
-        self._next_key = 1
-        self._fanout = Fanout(self._children, self._on_result)
+        self._service = Service(self._children, self._controller, self._stop)
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._sockets: dict[int, MessageSocket] = {}
@@ -110,6 +107,9 @@ class Supervisor:
         return not self._failed
 
     def _on_signal(self, _signum: int, _frame: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._stopping = True
 
     def _end(self) -> None:
@@ -120,8 +120,7 @@ class Supervisor:
         for descriptor in self._wakeup:
             os.close(descriptor)
         self._controller.close()
-        for session in self._sessions.values():
-            session.close()
+        self._service.close()
         self._poll.close()
         if self._place is not None:
             self._place.close()  # and with it the lock, last of all
@@ -140,8 +139,7 @@ class Supervisor:
             self._controller.link.close()
         if self._place is not None:
             self._place.close()
-        for session in self._sessions.values():
-            session.close()
+        self._service.close()
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -181,11 +179,11 @@ class Supervisor:
         if not self._controller.lose():
             logger.debug("the control server is gone: the data server ends")
             self._stopping = True
-        elif not self._sessions:
+        elif not self._service:
             logger.debug("the control server is gone, and no session is left: the data server ends")
             self._stopping = True
         else:
-            logger.info("the control server is gone: %d sessions go on without one", len(self._sessions))
+            logger.info("the control server is gone: %d sessions go on without one", len(self._service))
 
     def _on_newcomer(self, _events: int) -> None:
         # the one before may have gone just now
@@ -200,7 +198,7 @@ class Supervisor:
             self._controller.link.flush()
         for message in self._controller.receive():
             try:
-                self._on_request(message)
+                self._service.on_request(message)
             except (KeyError, TypeError, ValueError):
                 # not the streams' fault: this control server is not listened to any more
                 logger.exception("the control server has sent a request that makes no sense")
@@ -219,127 +217,31 @@ class Supervisor:
             if message.body.get("event") == "log":
                 self._controller.log(message.body)
             else:
-                self._fanout.on_reply(child.index, message.body)
+                self._service.on_reply(child.index, message.body)
         if child.control.ended:
             self._replace(child)
 
-    # --- requests ---------------------------------------------------------------------------------------
-
-    def _on_request(self, message: Message) -> None:
-        """Handle what the control server asks; whoever takes the message's descriptors keeps them."""
-        body, link = message.body, self._controller.link
-
-        def reply(results: Sequence[Any], error: str | None = None, descriptors: Sequence[int] = ()) -> None:
-            if self._controller.link is link:
-                answer = {"reply": body.get("id"), "results": results}
-                self._controller.tell(answer if error is None else {**answer, "error": error}, descriptors)
-
-        operation = body.get("operation")
-        if operation == "start":
-            self._start(KeptSession(body, message.descriptors), reply)
-            return
-        for descriptor in message.descriptors:
-            os.close(descriptor)
-        if operation == "attach":
-            try:
-                self._controller.attach(body)
-            except DataServerError as error:
-                reply([], str(error))
-            else:
-                reply([])
-        elif operation == "end":
-            self._stopping = True
-        elif operation == "stop":
-            self._stop(int(body["key"]), lambda request: reply([], request.error))
-        else:
-            session = self._sessions.get(int(body["key"]))
-            if session is None or session.ended:
-                reply([], session.ended if session else f"no session with key {body['key']} is here")
-            elif operation == "listeners":
-                reply([], None, session.descriptors)
-            else:
-                self._fanout.ask(body, partial(self._answered, session, reply))
-
-    def _start(self, session: KeptSession, reply: Callable[..., None]) -> None:
-        self._sessions[session.key] = session
-        self._next_key = max(self._next_key, session.key + 1)
-
-        def started(request: Request) -> None:
-            if request.error is not None and self._sessions.get(session.key) is session:
-                self._stop(session.key, nobody)
-            reply([], request.error)
-
-        self._fanout.ask(session.start, started, session.descriptors)
-
-    def _stop(self, key: int, answered: Callable[[Request], None]) -> None:
-        session = self._sessions.pop(key, None)
-        self._fanout.ask({"operation": "stop", "key": key}, answered)
-        if session is not None:
-            session.close()
-
-    def _answered(self, session: KeptSession, reply: Callable[..., None], request: Request) -> None:
-        """Pass on what all workers said of a session that has been started."""
-        if request.error is None and request.body["operation"] == "retarget":
-            session.retarget(request.body)
-        reply(session.figures() if request.body["operation"] == "statistics" else [], request.error)
-
-    def _on_result(self, body: dict[str, Any], index: int, result: Any) -> None:
-        """Remember what a worker has carried, in case that it is asked no more."""
-        session = self._sessions.get(int(body["key"]))
-        if body["operation"] == "statistics" and session is not None:
-            session.last[index] = result
-
-    # --- replacing a worker -----------------------------------------------------------------------------
-
     def _replace(self, child: Child) -> None:
-        """Put a new worker in the place of one that has died, with all sessions and what that one owes."""
+        """Put a new worker in the place of one that has died."""
         self._forget(child.control)
         reason = self._children.bury(child)
-        index = child.index
-        for session in self._sessions.values():
-            session.worker_died(index)
-            self._children.balance.forget(session.slot, index)
-        if self._children.dies_too_often(index):
+        self._service.worker_died(child.index)
+        if self._children.dies_too_often(child.index):
             reason = f"{reason}, once more within {DEATHS_WITHIN_S:g} s: it is not replaced again"
             logger.error("%s; the data server ends", reason)
             self._fail(reason)
             return
         logger.error("%s; its connections are lost, another one takes its place", reason)
-        owed = self._fanout.owed_by(index)
-        self._watch_child(self._children.fork(index))
+        self._watch_child(self._children.fork(child.index))
         self._controller.tell({"event": "workers", "pids": [os.getpid(), *self._children.pids]})
-        starting = {request.body["key"] for request in owed if request.body["operation"] == "start"}
-        for session in self._sessions.values():
-            if session.key not in starting and not session.ended:
-                restarted = partial(self._restarted, session, reason)
-                self._fanout.ask(session.start, restarted, session.descriptors, only=index)
-        for request in owed:
-            kept = self._sessions.get(request.body["key"])
-            if request.body["operation"] == "start" and (kept is None or kept.ended):
-                self._fanout.settle(request, index)  # stopped meanwhile
-            else:
-                self._fanout.send(self._children[index], request)
-
-    def _restarted(self, session: KeptSession, reason: str, request: Request) -> None:
-        """Tell that a session is forwarded by all workers again; or that it cannot be, and so by none."""
-        if self._sessions.get(session.key) is not session or session.ended:
-            return
-        if request.error is None:
-            if not self._controller.tell({"event": "restarted", "key": session.key, "reason": reason}):
-                session.notices.append(reason)
-            return
-        session.ended = f"{reason}, and the one in its place cannot forward: {request.error}"
-        logger.error("session %s: %s", session.start["uid"], session.ended)
-        self._fanout.ask({"operation": "stop", "key": session.key})
-        self._controller.tell({"event": "ended", "key": session.key, "reason": session.ended})
+        self._service.worker_replaced(child.index, reason)
 
     def _greeting(self) -> dict[str, Any]:
         return {
             "tree": self._tree,
             "pids": [os.getpid(), *self._children.pids],
             "settings": self._settings,
-            "next_key": self._next_key,
-            "sessions": [session.description() for session in self._sessions.values()],
+            **self._service.description(),
         }
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from scistream.dataserver.base import Persistence
@@ -18,6 +17,7 @@ from scistream.dataserver.native.balance import MAX_SESSIONS
 from scistream.dataserver.native.connection import Connection, Reply
 from scistream.dataserver.native.logs import log_again
 from scistream.dataserver.native.process import SupervisorProcess
+from scistream.dataserver.native.tree_session import TreeSession
 from scistream.errors import DataServerError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
@@ -26,41 +26,6 @@ START_LIMIT_S = 15.0
 STOP_LIMIT_S = 8.0
 EXIT_LIMIT_S = 1.0
 """How long a process takes at most from closing its sockets to its end."""
-
-
-@dataclass(slots=True, eq=False)
-class TreeSession:
-    """One session of a tree: `key` is never used again there, `slot` is.
-
-    Attributes
-    ----------
-    restarted : callable or None
-        Who is told when a worker of it was replaced; the reasons wait in `notices` while that is nobody.
-    ended : asyncio.Future of str
-        Why the tree has given up this session.
-    """
-
-    key: int
-    slot: int
-    uid: str
-    channels: int
-    ended: asyncio.Future[str]
-    restarted: Callable[[str], None] | None = None
-    notices: list[str] = field(default_factory=list)
-
-    def tell(self, restarted: Callable[[str], None] | None) -> None:
-        """Call `restarted` from now on, at first with what nobody was told."""
-        self.restarted = restarted
-        notices, self.notices = self.notices, []
-        for reason in notices:
-            self.on_restarted(reason)
-
-    def on_restarted(self, reason: str) -> None:
-        """Tell it, or keep it."""
-        if self.restarted is None:
-            self.notices.append(reason)
-        else:
-            self.restarted(reason)
 
 
 class Tree:

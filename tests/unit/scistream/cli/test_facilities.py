@@ -9,7 +9,12 @@ import pytest
 
 from scistream.cli import options
 from scistream.cli.facilities import find_facilities, find_servers
+from scistream.client.known_servers import fingerprint, store_known_server
+from scistream.core.endpoint import Endpoint
+from support.control_servers import tls_files
 from support.programs import Run
+
+__all__ = ["tls_files"]
 
 
 @click.command(context_settings=options.CONTEXT_SETTINGS)
@@ -168,3 +173,36 @@ def test_what_cannot_be_used_is_said(run: Run, arguments: list[str], expected: s
     code, _, err = run(show, CONFIG, *arguments)
     assert code == 3
     assert expected in err
+
+
+def test_a_profiles_authenticator_is_taken_and_another_key_is_not(run: Run) -> None:
+    Path("with.toml").write_text("[facilities.aps]\naddress = 'own:1'\nauthenticator = 'globus'\n")
+    assert run(show, "--config=with.toml", "aps")[:2] == (0, "own:1 - None\n")
+    Path("with.toml").write_text("[facilities.aps]\naddress = 'own:1'\nlogin = 'globus'\n")
+    code, _, err = run(show, "--config=with.toml", "aps")
+    assert code == 3
+    assert "address, authenticator, certificate, fingerprint, token_file" in err
+
+
+def test_a_trusted_certificate_is_used_where_none_is_given(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    store_known_server(Endpoint("x", 1), b"trusted")
+    store_known_server(Endpoint("gw.aps.example", 5000), b"trusted")
+    assert run(show, "x:1", "y:2")[1] == "x:1 trusted None\ny:2 - None\n"
+    assert run(show, "x:1", "--certificate=etc/b.crt")[1] == "x:1 cert-b None\n"
+    assert run(show, CONFIG, "aps")[1] == "gw.aps.example:5000 cert-a token-a\n"
+
+
+def test_a_certificate_and_a_fingerprint_that_differ_are_refused(
+    run: Run, tls_files: tuple[Path, Path]
+) -> None:
+    profile = f"[facilities.aps]\naddress = 'own:1'\ncertificate = '{tls_files[0]}'\nfingerprint = "
+    shown = fingerprint(tls_files[0].read_bytes())
+    Path("with.toml").write_text(f"{profile}'{shown}'\n")
+    assert "BEGIN CERTIFICATE" in run(show, "--config=with.toml", "aps")[1]
+    Path("with.toml").write_text(f"{profile}'{shown[:-1]}{'0' if shown[-1] != '0' else '1'}'\n")
+    code, _, err = run(show, "--config=with.toml", "aps")
+    assert code == 3
+    assert shown in err

@@ -6,7 +6,15 @@ import json
 
 import pytest
 
-from scistream.cli.show import show_pairs, show_sessions, status_as_json
+from scistream.cli.show import (
+    human_bytes,
+    human_seconds,
+    show_list,
+    show_listeners,
+    show_pairs,
+    show_sessions,
+    status_as_json,
+)
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.session import State
@@ -54,3 +62,53 @@ def test_pairs_are_aligned_and_lists_have_a_line_per_entry(capsys: pytest.Captur
         "listeners  a:1",
         "           b:2",
     ]
+
+
+def side(**changes: object) -> dict[str, object]:
+    return {"server": "gw:5000", **status_as_json(STATUS), **changes}
+
+
+def test_a_list_has_one_line_per_session_and_leaves_out_what_has_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sessions = [
+        side(uid="a", state="connected", seconds=3661.0),
+        side(uid="a", state="failed", role="CONS", server="gw:6000"),
+        side(uid="b"),
+    ]
+    show_list(sessions, ended_too=False, as_json=False)
+    (line,) = capsys.readouterr().out.splitlines()
+    for part in ("a  ", "PROD connected at gw:5000", "CONS failed at gw:6000", "11 B", "1:01:01"):
+        assert part in line
+    show_list(sessions, ended_too=True, as_json=True)
+    listed = json.loads(capsys.readouterr().out)["sessions"]
+    assert [(one["uid"], len(one["sides"])) for one in listed] == [("a", 2), ("b", 1)]
+    show_list([side()], ended_too=False, as_json=False)
+    assert capsys.readouterr().out == "no sessions\n"
+
+
+def test_leases_and_restarts_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_sessions(
+        [side(lifetime_left_s=65.0, idle_timeout_s=30.0, restarts=2, notice="killed by signal 9")],
+        as_json=False,
+    )
+    out = " ".join(capsys.readouterr().out.split())
+    for part in ("ends in 0:01:05", "after 30 s without traffic", "restarted 2 times: killed by signal 9"):
+        assert part in out
+
+
+def test_listeners_are_printed_as_the_reference_client_does(capsys: pytest.CaptureFixture[str]) -> None:
+    show_listeners([Endpoint("127.0.0.1", 5100), Endpoint("::1", 5101)])
+    assert capsys.readouterr().out == "Listeners: ['127.0.0.1:5100', '[::1]:5101']\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_300_000, "12.3 MB"), (5e15, "5000.0 TB")],
+)
+def test_bytes_are_in_powers_of_a_thousand(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_durations_have_hours_minutes_and_seconds() -> None:
+    assert human_seconds(3723.9) == "1:02:03"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scistream.client.aio import ControlClient, reserve_side
+from scistream.client.aio import ControlClient, open_session, opening, reserve_side
 from scistream.config import ControlServerConfig, PortRange, StopMode
 from scistream.control.server import ControlServer
 from scistream.core.endpoint import Endpoint
@@ -113,6 +113,29 @@ async def test_a_request_queues_no_longer_than_its_caller_waits_and_the_gateway_
         await until_state(client, "third", State.QUEUED)
         waiting.cancel()
         await until_state(client, "third", State.RELEASED)
+
+
+async def test_the_side_that_is_granted_first_waits_for_the_one_that_queues(
+    start: Start, echo: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_RENEW_S", 0.1)
+    producer = await start(limits=Limits(update_timeout_s=0.6))
+    consumer = await start(capacity_mbps=100)
+    loop = asyncio.get_running_loop()
+    async with producer.facility().connect() as ours, consumer.facility().connect() as theirs:
+        await reserve_side(theirs, "first", Role.PRODUCER, addresses=[APP], rate_mbps=60)
+        waiting = asyncio.create_task(
+            open_session(
+                producer.facility(), consumer.facility(), targets=[echo], rate_mbps=60, queue=True, uid="uid"
+            )
+        )
+        await until_state(ours, "uid", State.ANNOUNCED)
+        granted_s = loop.time()
+        await until_state(theirs, "uid", State.QUEUED)
+        await until(lambda: loop.time() > granted_s + 1.2)
+        await theirs.release("first")
+        async with await waiting as session:
+            assert await ask(session.listeners[0], b"hello") == b"hello"
 
 
 # --- leases ----------------------------------------------------------------------------------------------

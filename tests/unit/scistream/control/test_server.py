@@ -146,6 +146,20 @@ async def test_a_data_server_that_dies_is_started_again_and_the_session_says_so(
         assert (status.state, status.bytes_forwarded) == (State.RELEASED, before + 10)
 
 
+async def test_an_update_that_meets_a_dead_data_server_is_served_by_the_next_one(
+    start: Start, echo: Endpoint
+) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        await client.update("uid", Role.PRODUCER, [APP])
+        running.backend.retarget_kills = True
+        await client.update("uid", Role.PRODUCER, [echo])
+        assert await ask(grant.listeners[0], b"hello") == b"hello"
+        (status,) = await client.status("uid")
+        assert (status.state, status.restarts) == (State.CONNECTED, 1)
+
+
 async def test_a_data_server_that_dies_and_cannot_be_started_again_is_shown_with_what_was_last_known(
     start: Start, echo: Endpoint
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scistream.core import commands as c
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import Timer
 from scistream.core.leases import lease_s
 from scistream.core.reservation import PortPool
@@ -141,6 +142,15 @@ def test_renewing_begins_both_leases_anew() -> None:
         session.fire(Timer.IDLE)
         session.carried(0)
     assert session.state is State.CONNECTED
+
+
+def test_renewing_lets_a_session_wait_longer_for_the_other_side() -> None:
+    session = session_with()
+    session.request()
+    session.bound()
+    assert timers(session.renew()) == {Timer.HELLO: 180}
+    session.hello(Endpoint("10.0.1.5", 5001))
+    assert timers(session.renew()) == {Timer.UPDATE: 180}
 
 
 def test_a_session_without_leases_is_renewed_by_an_answer() -> None:

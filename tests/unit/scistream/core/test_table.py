@@ -415,6 +415,19 @@ def test_ended_sessions_are_remembered_up_to_a_bound() -> None:
     assert [session.key.uid for session in table] == ["uid-2", "uid-3"]
 
 
+def test_a_session_whose_name_is_used_again_no_longer_counts_as_ended() -> None:
+    table = SessionTable(PortPool(range(5100, 5104)), limits=Limits(ended_sessions=1))
+    again, other = DrivenSession(table), DrivenSession(table, SessionKey("alice", "uid-2"))
+    again.connect()
+    again.release()
+    again.freed()
+    again.request()
+    other.connect()
+    other.release()
+    other.freed()
+    assert [session.state for session in table] == [State.REQUESTED, State.RELEASED]
+
+
 # --- whose session ---------------------------------------------------------------------------------------
 
 

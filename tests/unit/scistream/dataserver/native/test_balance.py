@@ -87,3 +87,16 @@ def test_a_count_after_the_sessions_end_is_not_taken_for_another_session(
     workers[0].open(SLOT)
     workers[0].count(SLOT, 1)
     assert not workers[0].hand_over(SLOT, KEY, 0, connection)
+
+
+def test_all_workers_connections_are_summed_and_a_dead_workers_forgotten() -> None:
+    balance = Balance(3)
+    workers = [BalanceOfWorker(balance, index) for index in range(3)]
+    assert workers[0].total(SLOT) == 0
+    for worker, connections in zip(workers, (2, 0, 5), strict=True):
+        worker.open(SLOT)
+        worker.count(SLOT, connections)
+    assert workers[0].total(SLOT) == 7
+    balance.forget(SLOT, 2)
+    assert workers[0].total(SLOT) == 2
+    balance.close()

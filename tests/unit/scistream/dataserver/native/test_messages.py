@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scistream.dataserver.native import messages
@@ -18,6 +18,7 @@ from scistream.errors import DataServerError
 BODIES = st.dictionaries(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=5)
 
 
+@settings(deadline=None)  # other work on the same cores is no failure
 @given(BODIES, st.integers(0, 600), st.integers(1, 64))
 def test_a_message_comes_out_as_it_went_in(
     body: dict[str, object], descriptors: int, packet_bytes: int

@@ -10,8 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from scistream.dataserver.native import sockets
-from scistream.dataserver.native.sockets import PipePool, reset, tune, unacknowledged_bytes
-from support.relays import accept, connect, listening
+from scistream.dataserver.native.sockets import (
+    PipePool,
+    close_in_order,
+    reset,
+    tune,
+    unacknowledged_bytes,
+    why_no_congestion_control,
+)
+from support.relays import accept, connect, listening, receive_until_reset
 
 
 @pytest.fixture
@@ -101,3 +108,25 @@ def test_an_unknown_congestion_control_leaves_the_kernels() -> None:
         before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
         tune(sock, "no-such-control")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_tuned_connection_ends_well_only_when_it_is_closed_in_order(complete: bool) -> None:
+    with listening() as listener:
+        tune(listener, None)
+        near = connect(listener)
+        accepted = accept(listener)
+        accepted.sendall(b"all of it")
+        if complete:
+            close_in_order(accepted)
+            assert near.recv(100) == b"all of it"
+            assert near.recv(1) == b""
+        else:
+            accepted.close()  # as the kernel does when a process is killed
+            receive_until_reset(near)
+        near.close()
+
+
+def test_a_congestion_control_is_permitted_or_refused_with_a_reason() -> None:
+    assert why_no_congestion_control("reno") == ""
+    assert why_no_congestion_control("no-such-one")
