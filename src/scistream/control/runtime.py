@@ -16,6 +16,8 @@ from scistream.control.bookkeeping import Bookkeeping
 from scistream.control.gateway import Gateway
 from scistream.control.journal import Entry, Journal, boot_clock_s
 from scistream.control.shell import Identity, SessionShell
+from scistream.control.status import session_status
+from scistream.control.timers import Timers
 from scistream.core.commands import (
     AdoptDataServer,
     BindListeners,
@@ -37,8 +39,6 @@ from scistream.core.events import (
     Request,
     SessionFreed,
     SessionKey,
-    Timer,
-    TimerFired,
 )
 from scistream.core.session import Session, State
 from scistream.core.status import SessionStatus
@@ -72,9 +72,9 @@ class Runtime:
         self._journal = journal
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Reply]] = {}
-        self._timers: dict[tuple[SessionKey, Timer], asyncio.TimerHandle] = {}
         self._shells: dict[SessionKey, SessionShell] = {}
         self._books = Bookkeeping(table, journal, self._shells.get)
+        self._timers = Timers(self._books, self._report)
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
@@ -123,6 +123,11 @@ class Runtime:
             sessions = [session for session in self._table if session.key.owner == owner]
         return tuple([await self._status(session) for session in sessions])
 
+    async def _status(self, session: Session) -> SessionStatus:
+        if (shell := self._shells.get(session.key)) is not None:
+            await shell.statistics()
+        return session_status(session, self._books.history(session), self._gateway)
+
     # --- the beginning ---------------------------------------------------------------------------------
 
     async def recover(self, entries: Sequence[Entry], *, rebooted: bool) -> tuple[int, int]:
@@ -160,7 +165,7 @@ class Runtime:
         for entry in entries:
             for timer, moment_s in tuple(entry.history.deadlines_s.items()):
                 if not entry.session.state.ended:
-                    self._set_timer(entry.session.key, timer, max(0.0, moment_s - boot_clock_s()))
+                    self._timers.set(entry.session.key, timer, max(0.0, moment_s - boot_clock_s()))
         return sum(not entry.session.state.ended for entry in entries), strays
 
     async def _carry_out_and_settle(self, commands: Sequence[Command]) -> None:
@@ -186,7 +191,7 @@ class Runtime:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("%d sessions are not free", len(self._shells))
-        self._cancel_timers()
+        self._timers.stop()
 
     async def _drain(self, deadline_s: float) -> None:
         """Wait for the streams to finish; release every session as soon as it has no connection."""
@@ -234,14 +239,9 @@ class Runtime:
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(PeerError("this control server is being restarted; ask again in a moment"))
-        self._cancel_timers()
+        self._timers.stop()
         await asyncio.gather(*(shell.let_go() for shell in shells))
         logger.info("%d sessions go on without a control server", len(shells))
-
-    def _cancel_timers(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
 
     # --- events and commands ---------------------------------------------------------------------------
 
@@ -273,9 +273,9 @@ class Runtime:
             self._books.changed(command.key)
             match command:
                 case SetTimer(timer=timer, seconds=seconds):
-                    self._set_timer(command.key, timer, seconds)
+                    self._timers.set(command.key, timer, seconds)
                 case CancelTimer(timer=timer):
-                    self._cancel_timer(command.key, timer)
+                    self._timers.cancel(command.key, timer)
                 case FreeSession():
                     self._books.end(command.key)
         self._books.save()
@@ -327,54 +327,6 @@ class Runtime:
         if not self._shells:
             self._idle.set()
 
-    # --- timers ----------------------------------------------------------------------------------------
-
-    def _set_timer(self, key: SessionKey, timer: Timer, seconds: float) -> None:
-        self._cancel_timer(key, timer)
-        loop = asyncio.get_running_loop()
-        self._timers[key, timer] = loop.call_later(seconds, self._fire, key, timer)
-        self._books.timer_set(key, timer, seconds)
-
-    def _cancel_timer(self, key: SessionKey, timer: Timer) -> None:
-        if (handle := self._timers.pop((key, timer), None)) is not None:
-            handle.cancel()
-        self._books.timer_gone(key, timer)
-
-    def _fire(self, key: SessionKey, timer: Timer) -> None:
-        self._timers.pop((key, timer), None)
-        self._books.timer_gone(key, timer)
-        self._report(TimerFired(key=key, timer=timer))
-
-    # --- looking ---------------------------------------------------------------------------------------
-
     def _log(self, session: Session) -> None:
         because = f" ({session.reason})" if session.reason else ""
         logger.info("session %s of %s: %s%s", session.key.uid, session.key.owner, session.state, because)
-
-    async def _status(self, session: Session) -> SessionStatus:
-        if (shell := self._shells.get(session.key)) is not None:
-            await shell.statistics()
-        history = self._books.history(session)
-        now_s = boot_clock_s()
-        lifetime_end_s = history.deadlines_s.get(Timer.LIFETIME)
-        return SessionStatus(
-            uid=session.key.uid,
-            role=session.role,
-            state=session.state,
-            reason=session.reason,
-            num_conn=session.num_conn,
-            rate_mbps=session.rate_mbps,
-            listeners=session.listeners,
-            targets=session.targets,
-            principal=session.key.owner,
-            encrypted=session.encrypted,
-            data_server=self._gateway.data_server,
-            seconds=(now_s if history.end_s is None else history.end_s) - history.begin_s,
-            channels=history.channels,
-            restarts=session.restarts,
-            notice=session.notice,
-            idle_timeout_s=session.idle_timeout_s,
-            lifetime_s=session.lifetime_s,
-            lifetime_left_s=None if lifetime_end_s is None else max(0.0, lifetime_end_s - now_s),
-            paced=self._gateway.paces and session.rate_mbps > 0,
-        )
