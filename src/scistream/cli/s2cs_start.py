@@ -7,6 +7,7 @@ are other names of options here. What it could do and this version cannot is ref
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -398,6 +399,16 @@ def _refuse_globus(client_id: str | None, client_secret: str | None) -> None:
         )
 
 
+def _tune_garbage_collection() -> None:
+    """Leave what is loaded alone, and look at the rest less often: sessions hold no cycles worth a search.
+
+    A burst of calls spends a sixth of its time in the collector otherwise.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
     """Serve until a signal; its kind says what becomes of the sessions.
 
@@ -411,6 +422,7 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
     with options.StopSignals() as signals:
         server = ControlServer(config)
         await options.unless_stopped(server.start(), signals)
+        _tune_garbage_collection()
         mode = StopMode.RELEASE
         try:
             if as_json:

@@ -7,6 +7,7 @@ here, once per start or retarget, so that no worker ever waits for DNS.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -194,6 +195,8 @@ async def _resolve(targets: Sequence[Endpoint], uid: str) -> list[list[tuple[int
     loop = asyncio.get_running_loop()
 
     async def addresses(target: Endpoint) -> list[tuple[int, Any]]:
+        if (numeric := _numeric(target)) is not None:
+            return [numeric]
         try:
             async with asyncio.timeout(RESOLVE_LIMIT_S):
                 found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -206,3 +209,16 @@ async def _resolve(targets: Sequence[Endpoint], uid: str) -> list[list[tuple[int
     distinct = list(dict.fromkeys(targets))
     resolved = dict(zip(distinct, await asyncio.gather(*map(addresses, distinct)), strict=True))
     return [resolved[target] for target in targets]
+
+
+def _numeric(target: Endpoint) -> tuple[int, Any] | None:
+    """Return the address of a target that is given by one, for which no thread has to ask the resolver."""
+    try:
+        version = ipaddress.ip_address(target.host).version
+    except ValueError:
+        return None
+    if version == 4:
+        return int(socket.AF_INET), (target.host, target.port)
+    if "%" in target.host:  # the zone is a number to the kernel
+        return None
+    return int(socket.AF_INET6), (target.host, target.port, 0, 0)
