@@ -102,6 +102,8 @@ def configure_logging(level: int, *, verbose: bool) -> None:
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # what the format does not show is not looked up for every line
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
 
 
 def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:

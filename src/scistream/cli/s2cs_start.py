@@ -404,7 +404,6 @@ def _tune_garbage_collection() -> None:
 
     A burst of calls spends a sixth of its time in the collector otherwise.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 

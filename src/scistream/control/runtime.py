@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from scistream.config import StopMode
 from scistream.control.bookkeeping import Bookkeeping
@@ -34,16 +34,18 @@ from scistream.core.commands import (
 from scistream.core.events import (
     CallAbandoned,
     CallEvent,
+    DataServerFailed,
     Event,
     Release,
     Request,
+    ReservationFailed,
     SessionFreed,
     SessionKey,
 )
 from scistream.core.session import Session, State
 from scistream.core.status import SessionStatus
 from scistream.core.table import SessionTable
-from scistream.errors import CallerError, PeerError
+from scistream.errors import CallerError, ConfigurationError, PeerError
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Runtime:
         self._timers = Timers(self._books, self._report)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._pending: list[Command] = []
+        self._flush_is_due = False
         self._closing = False
         self._detached = False
 
@@ -170,6 +174,7 @@ class Runtime:
 
     async def _carry_out_and_settle(self, commands: Sequence[Command]) -> None:
         self._carry_out_all(commands)
+        self._flush()
         await asyncio.gather(*(shell.settled() for shell in tuple(self._shells.values())))
 
     # --- the end ---------------------------------------------------------------------------------------
@@ -234,7 +239,7 @@ class Runtime:
         await asyncio.gather(*(shell.statistics() for shell in shells))
         for session in self._table:
             self._books.changed(session.key)
-        self._books.save()
+        self._flush()
         self._detached = True
         for call in self._calls.values():
             if not call.done():
@@ -266,9 +271,11 @@ class Runtime:
         except CallerError:
             logger.exception("session %s: %s was not expected", event.key.uid, type(event).__name__)
 
-    def _carry_out_all(self, commands: Iterable[Command]) -> None:
-        """Carry out `commands`: what is noted of them is in the journal before anybody is told anything."""
-        commands = tuple(commands)
+    def _carry_out_all(self, commands: Sequence[Command]) -> None:
+        """Note what `commands` mean for the books; they are carried out soon, when that is in the journal.
+
+        One transaction serves all events of one turn of the loop.
+        """
         for command in commands:
             self._books.changed(command.key)
             match command:
@@ -278,9 +285,26 @@ class Runtime:
                     self._timers.cancel(command.key, timer)
                 case FreeSession():
                     self._books.end(command.key)
+        self._pending += commands
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what has changed, and only then let anybody know."""
+        self._flush_is_due = False
         self._books.save()
-        for command in commands:
-            self._carry_out(command)
+        pending, self._pending = self._pending, []
+        for command in pending:
+            try:
+                self._carry_out(command)
+            except Exception as error:
+                logger.exception("session %s: %s failed", command.key.uid, type(command).__name__)
+                reason = f"unexpected {type(error).__name__} in the control server; its log says more"
+                if isinstance(command, BindListeners | RecoverListeners):
+                    self._report(ReservationFailed(key=command.key, reason=reason))
+                elif isinstance(command, StartDataServer):
+                    self._report(DataServerFailed(key=command.key, reason=reason))
 
     def _carry_out(self, command: Command) -> None:
         key = command.key
@@ -307,7 +331,10 @@ class Runtime:
             number, state = self._books.number(key), self._gateway.state
             private_key_pem = b""
             if session.certificate_pem and state is not None and number is not None:
-                private_key_pem = state.read_key(number)
+                try:
+                    private_key_pem = state.read_key(number)
+                except ConfigurationError:
+                    logger.exception("session %s: its private key is lost", key.uid)
             shell = self._shells[key] = SessionShell(
                 session,
                 Identity(
@@ -323,6 +350,8 @@ class Runtime:
         self._report(event)
         session = self._table.find(event.key)
         if session is None or session.freed:
+            if session is not None:
+                self._books.history(session)  # what it has carried is known here for the last time
             self._shells.pop(event.key, None)
         if not self._shells:
             self._idle.set()

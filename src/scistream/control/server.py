@@ -33,7 +33,6 @@ from scistream.core.table import SessionTable
 from scistream.dataserver.base import DataServerBackend, Persistence
 from scistream.dataserver.registry import create_backend
 from scistream.errors import ConfigurationError, ResourceExhausted
-from scistream.wire.scistream_pb2_grpc import add_ControlServicer_to_server
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +118,7 @@ class ControlServer:
         )
         runtime = Runtime(table, gateway, journal)
         server = grpc.aio.server(options=_OPTIONS)
-        service = ControlService(runtime, authenticator)
-        add_ControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((ControlService(runtime, authenticator).handler(),))
         try:
             if credentials is None:
                 port = server.add_insecure_port(str(config.listen))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from scistream import errors
 from scistream.auth.base import Authenticator
@@ -20,11 +21,12 @@ from scistream.control.runtime import Runtime
 from scistream.core.events import SessionKey
 from scistream.wire import convert
 from scistream.wire import scistream_pb2 as pb
-from scistream.wire.scistream_pb2_grpc import ControlServicer
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+M = TypeVar("M", pb.Request, pb.Hello, pb.UpdateTargets, pb.Release, pb.RenewRequest, pb.StatusRequest)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Control"].full_name
 
 #: Error → status code; a class that is not here has its nearest parent's.
 STATUS_CODES: dict[type[errors.SciStreamError], grpc.StatusCode] = {
@@ -50,7 +52,7 @@ _AUTHENTICATION_TIMEOUT_S = 4.0
 _MAX_DETAILS = 2_000
 
 
-class ControlService(ControlServicer):
+class ControlService:
     """Answers `scistream.Control`.
 
     Parameters
@@ -65,82 +67,74 @@ class ControlService(ControlServicer):
         self._runtime = runtime
         self._authenticator = authenticator
 
-    async def req(self, request: pb.Request, context: Any) -> pb.Response:
-        """Open one side of a session."""
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what gRPC calls; messages come as they are, so that a stranger's are not even read."""
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                "req": self._method("req", pb.Request, self._req),
+                "hello": self._method("hello", pb.Hello, self._hello),
+                "update": self._method("update", pb.UpdateTargets, self._update),
+                "release": self._method("release", pb.Release, self._release),
+                "renew": self._method("renew", pb.RenewRequest, self._renew),
+                "status": self._method("status", pb.StatusRequest, self._status),
+            },
+        )
 
-        async def work(owner: str) -> pb.Response:
-            event = convert.read_request(request, owner, self._runtime.next_call())
-            return convert.write_response(await self._runtime.call(event))
+    async def _req(self, request: pb.Request, owner: str) -> Message:
+        event = convert.read_request(request, owner, self._runtime.next_call())
+        return convert.write_response(await self._runtime.call(event))
 
-        return await self._answer(context, "req", request.uid, work)
+    async def _hello(self, request: pb.Hello, owner: str) -> Message:
+        event = convert.read_hello(request, owner, self._runtime.next_call())
+        return convert.write_app_response(await self._runtime.call(event))
 
-    async def hello(self, request: pb.Hello, context: Any) -> pb.AppResponse:
-        """Take the application's announcement."""
+    async def _update(self, request: pb.UpdateTargets, owner: str) -> Message:
+        event = convert.read_update(request, owner, self._runtime.next_call())
+        if event.peer_certificate_pem:
+            check_certificate(event.peer_certificate_pem)
+        await check_hosts(event.targets, request.uid)
+        return convert.write_response(await self._runtime.call(event))
 
-        async def work(owner: str) -> pb.AppResponse:
-            event = convert.read_hello(request, owner, self._runtime.next_call())
-            return convert.write_app_response(await self._runtime.call(event))
+    async def _release(self, request: pb.Release, owner: str) -> Message:
+        await self._runtime.call(convert.read_release(request, owner, self._runtime.next_call()))
+        return pb.Response()
 
-        return await self._answer(context, "hello", request.uid, work)
+    async def _renew(self, request: pb.RenewRequest, owner: str) -> Message:
+        event = convert.read_renew(request, owner, self._runtime.next_call())
+        return convert.write_response(await self._runtime.call(event))
 
-    async def update(self, request: pb.UpdateTargets, context: Any) -> pb.Response:
-        """Connect the session to its targets."""
+    async def _status(self, request: pb.StatusRequest, owner: str) -> Message:
+        if request.uid:
+            SessionKey(owner, request.uid)
+        return convert.write_status(await self._runtime.status(owner, request.uid))
 
-        async def work(owner: str) -> pb.Response:
-            event = convert.read_update(request, owner, self._runtime.next_call())
-            if event.peer_certificate_pem:
-                check_certificate(event.peer_certificate_pem)
-            await check_hosts(event.targets, request.uid)
-            return convert.write_response(await self._runtime.call(event))
+    def _method(
+        self, name: str, kind: type[M], work: Callable[[M, str], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def answer(body: bytes, context: Any) -> bytes:
+            uid = ""
+            try:
+                owner = await self._authenticate(context)
+                request = _read(kind, body)
+                uid = request.uid
+                return (await work(request, owner)).SerializeToString()
+            except errors.SciStreamError as error:
+                code = status_code_of(error)
+                # the uid may be any text at all until it is checked: repr keeps it on its line
+                logger.info(
+                    "session %r: %s from %s refused: %s: %s", uid[:64], name, context.peer(), code, error
+                )
+                details = str(error)
+            except Exception:
+                logger.exception("session %r: %s from %s failed", uid[:64], name, context.peer())
+                code, details = (
+                    grpc.StatusCode.INTERNAL,
+                    "unexpected error in the control server; its log says more",
+                )
+            return await _abort(context, code, details)
 
-        return await self._answer(context, "update", request.uid, work)
-
-    async def release(self, request: pb.Release, context: Any) -> pb.Response:
-        """End a session."""
-
-        async def work(owner: str) -> pb.Response:
-            await self._runtime.call(convert.read_release(request, owner, self._runtime.next_call()))
-            return pb.Response()
-
-        return await self._answer(context, "release", request.uid, work)
-
-    async def renew(self, request: pb.RenewRequest, context: Any) -> pb.Response:
-        """Let a session's leases begin anew."""
-
-        async def work(owner: str) -> pb.Response:
-            event = convert.read_renew(request, owner, self._runtime.next_call())
-            return convert.write_response(await self._runtime.call(event))
-
-        return await self._answer(context, "renew", request.uid, work)
-
-    async def status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        """Show the caller's sessions."""
-
-        async def work(owner: str) -> pb.StatusReply:
-            if request.uid:
-                SessionKey(owner, request.uid)
-            return convert.write_status(await self._runtime.status(owner, request.uid))
-
-        return await self._answer(context, "status", request.uid, work)
-
-    async def _answer(self, context: Any, method: str, uid: str, work: Callable[[str], Awaitable[T]]) -> T:
-        try:
-            owner = await self._authenticate(context)
-            return await work(owner)
-        except errors.SciStreamError as error:
-            code = status_code_of(error)
-            # the uid may be any text at all until it is checked: repr keeps it on its line
-            logger.info(
-                "session %r: %s from %s refused: %s: %s", uid[:64], method, context.peer(), code, error
-            )
-            details = str(error)
-        except Exception:
-            logger.exception("session %r: %s from %s failed", uid[:64], method, context.peer())
-            code, details = (
-                grpc.StatusCode.INTERNAL,
-                "unexpected error in the control server; its log says more",
-            )
-        return await _abort(context, code, details)
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     async def _authenticate(self, context: Any) -> str:
         token = None
@@ -160,6 +154,16 @@ class ControlService(ControlServicer):
 def status_code_of(error: errors.SciStreamError) -> grpc.StatusCode:
     """Return the status code for `error`."""
     return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
+
+
+def _read(kind: type[M], body: bytes) -> M:
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise errors.InvalidArgument(
+            f"the message cannot be read as {kind.DESCRIPTOR.full_name}: it was damaged on its way, "
+            "or another program than a SciStream client sent it"
+        ) from error
 
 
 async def _abort(context: Any, code: grpc.StatusCode, details: str) -> NoReturn:

@@ -88,8 +88,7 @@ def test_row_24_a_server_without_tls_can_be_used_by_our_client(own: SharedGatewa
         "s2uc",
         "status",
         "--json",
-        f"--s2cs={server.address}",
-        "--ssl=False",
+        f"--s2cs=plaintext://{server.address}",
         f"--token-file={server.tokens['alice']}",
     )
     assert (listed.code, listed.json) == (0, {"sessions": []}), listed.err

@@ -1,4 +1,4 @@
-"""What the reference implementation does wrong with names and addresses from the wire, done right: a test per row.
+"""What the reference does wrong with names and addresses from the wire, done right: a test per row.
 
 Rows 13 and 14. Every test has real control servers.
 """
