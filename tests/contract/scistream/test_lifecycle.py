@@ -229,7 +229,7 @@ async def test_a_data_server_that_hangs_does_not_hang_its_caller(
 ) -> None:
     if type(backend).__name__ != "NativeBackend":
         pytest.skip("knows the native data server's limits")
-    monkeypatch.setattr("scistream.dataserver.native.connection.REQUEST_LIMIT_S", 0.2)
+    monkeypatch.setattr("scistream.dataserver.tree.connection.REQUEST_LIMIT_S", 0.2)
     with listening() as listener:
         server = backend.create()
         await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))

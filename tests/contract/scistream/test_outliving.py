@@ -21,8 +21,9 @@ import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver import Adopted, DataServerSpec, Persistence, TlsLeg, create_backend
-from scistream.dataserver.native import NativeBackend, rendezvous
-from scistream.dataserver.native.messages import MessageSocket
+from scistream.dataserver.native import NativeBackend
+from scistream.dataserver.tree import rendezvous
+from scistream.dataserver.tree.messages import MessageSocket
 from scistream.errors import DataServerError
 from support.gateway_process import GatewayProcess, session_body
 from support.processes import MarkedProcesses
@@ -203,7 +204,7 @@ def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_
         gateways.thread.run(backend.close())
         assert _gone(first.pids)
         # 5. nothing is left but a lock that nobody holds
-        assert [path.name for path in gateways.directory.iterdir()] == ["native.lock"]
+        assert [path.name for path in gateways.directory.iterdir()] == ["tree.lock"]
 
 
 def test_what_is_let_go_goes_on(gateways: ControlServers) -> None:
@@ -332,7 +333,7 @@ def test_the_socket_of_a_tree_that_was_killed_is_no_obstacle(gateways: ControlSe
     os.kill(before.pids[0], signal.SIGKILL)
     before.kill()
     until(lambda: _gone(before.pids), "the tree ends")
-    assert (gateways.directory / "native.socket").exists()
+    assert (gateways.directory / "tree.socket").exists()
     assert gateways.open().pids
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from scistream.dataserver import DataServer, DataServerSpec
 from scistream.dataserver.native import NativeBackend
-from scistream.dataserver.native.children import MAX_DEATHS
+from scistream.dataserver.tree.children import MAX_DEATHS
 from scistream.errors import DataServerError
 from support.relays import (
     LOCALHOST,

@@ -1,10 +1,9 @@
-"""The native data server: a small tree of processes that relays TCP and TLS for every session of a gateway.
+"""The native data server: relays TCP and TLS for all sessions of a gateway, one worker process per core.
 
 ::
 
-    backend, data_server, tree     the control server's side (asyncio)     -- messages -->
-    supervisor, service, children  the tree's parent                       -- messages -->
-    worker                         one per core: loop, session, establish, plain | tls_relay, relay
+    backend, work    its settings, and what its tree of processes has in common (`scistream.dataserver.tree`)
+    worker           one per core: loop, session, establish, plain | tls_relay, relay
 
 `NativeBackend` is the entry point ``native`` of the group ``scistream.dataservers``.
 """

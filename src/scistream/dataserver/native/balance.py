@@ -14,7 +14,8 @@ import struct
 import time
 from collections.abc import Sequence
 
-MAX_SESSIONS = 1 << 14
+from scistream.dataserver.tree.work import MAX_SESSIONS
+
 _COUNT_BYTES = 4
 _FORGET_S = 0.02
 _HEADER = struct.Struct("<QI")

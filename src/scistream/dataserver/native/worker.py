@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
-from scistream.dataserver.native.logs import MAX_WAITING, log_to
 from scistream.dataserver.native.loop import Loop
-from scistream.dataserver.native.messages import Message, MessageSocket
 from scistream.dataserver.native.pacing import ADJUST_S, Pacer
 from scistream.dataserver.native.session import Channel, Session
 from scistream.dataserver.native.sockets import reset, why_no_congestion_control
+from scistream.dataserver.tree.logs import MAX_WAITING, log_to
+from scistream.dataserver.tree.messages import Message, MessageSocket
 from scistream.errors import SciStreamError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""One session in the native data server's tree, as its control server sees it.
+"""One session in a tree, as its control server sees it.
 
 Session keys go through the tree's socket, into its processes' memory, and nowhere else. Names are resolved
 here, once per start or retarget, so that no worker ever waits for DNS.
@@ -22,8 +22,8 @@ from scistream.dataserver.base import (
     Restarted,
     TlsCredentials,
 )
-from scistream.dataserver.native.tree import Tree
-from scistream.dataserver.native.tree_session import TreeSession
+from scistream.dataserver.tree.processes import Tree
+from scistream.dataserver.tree.session import TreeSession
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 RESOLVE_LIMIT_S = 10.0
 
 
-class NativeDataServer(DataServer):
+class TreeDataServer(DataServer):
     """One session's forwarding in a tree of processes.
 
     Parameters

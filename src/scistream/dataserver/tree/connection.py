@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scistream.dataserver.native.messages import Message, MessageSocket
+from scistream.dataserver.tree.messages import Message, MessageSocket
 from scistream.errors import DataServerError
 
 REQUEST_LIMIT_S = 10.0
@@ -58,7 +58,7 @@ class Connection:
             The tree has ended, does not answer in time, or refuses.
         """
         if not self._open:
-            raise DataServerError("the native data server is not running")
+            raise DataServerError("the data server is not running")
         self._number += 1
         number = self._number
         reply: asyncio.Future[Reply] = self._loop.create_future()
@@ -70,7 +70,7 @@ class Connection:
                 return await reply
         except TimeoutError as error:
             raise DataServerError(
-                f"the native data server does not answer {body['operation']!r} within {REQUEST_LIMIT_S} s"
+                f"the data server does not answer {body['operation']!r} within {REQUEST_LIMIT_S} s"
             ) from error
         finally:
             del self._replies[number]

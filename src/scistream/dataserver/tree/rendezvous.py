@@ -2,8 +2,8 @@
 
 ::
 
-    DIRECTORY/native.lock     locked by the supervisor as long as it lives, so that there is one tree only
-    DIRECTORY/native.socket   where it listens
+    DIRECTORY/tree.lock     locked by the supervisor as long as it lives, so that there is one tree only
+    DIRECTORY/tree.socket   where it listens
 
 The directory belongs to one user and is closed to all others; who connects is asked of the kernel besides.
 Both sides go through the directory's descriptor, because the address of a Unix socket holds 107 bytes and
@@ -23,13 +23,13 @@ from pathlib import Path
 
 from scistream.errors import DataServerError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """What supervisor and backend speak; another number means that they cannot talk to each other."""
 
 LOCK_LIMIT_S = 5.0
 """How long a tree that is ending may keep its successor waiting."""
 
-_SOCKET, _LOCK = "native.socket", "native.lock"
+_SOCKET, _LOCK = "tree.socket", "tree.lock"
 _LOCK_POLL_S = 0.01
 _BACKLOG = 8
 _CREDENTIALS = struct.Struct("3i")

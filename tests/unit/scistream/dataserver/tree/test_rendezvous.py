@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scistream.dataserver.native import rendezvous
-from scistream.dataserver.native.rendezvous import MeetingPlace, connect, peer_of
+from scistream.dataserver.tree import rendezvous
+from scistream.dataserver.tree.rendezvous import MeetingPlace, connect, peer_of
 from scistream.errors import DataServerError
 
 
@@ -56,14 +56,14 @@ def test_another_user_is_not_let_in(
 
 
 def test_the_socket_is_for_its_user_only(place: MeetingPlace, directory: Path) -> None:
-    assert stat.S_IMODE((directory / "native.socket").stat().st_mode) == 0o600
+    assert stat.S_IMODE((directory / "tree.socket").stat().st_mode) == 0o600
 
 
 def test_nobody_is_found_where_nobody_listens(directory: Path) -> None:
     assert connect(directory) is None
     place = MeetingPlace(directory)
     place.close()  # as if killed: its socket's file is still there
-    assert (directory / "native.socket").exists()
+    assert (directory / "tree.socket").exists()
     assert connect(directory) is None
 
 

@@ -24,18 +24,18 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scistream.dataserver.native.children import DEATHS_WITHIN_S, Child, Children
-from scistream.dataserver.native.controller import Controller
-from scistream.dataserver.native.logs import log_to
-from scistream.dataserver.native.messages import MessageSocket
-from scistream.dataserver.native.rendezvous import MeetingPlace
-from scistream.dataserver.native.service import Service
-from scistream.dataserver.native.worker import WorkerOptions
+from scistream.dataserver.tree.children import DEATHS_WITHIN_S, Child, Children
+from scistream.dataserver.tree.controller import Controller
+from scistream.dataserver.tree.logs import log_to
+from scistream.dataserver.tree.messages import MessageSocket
+from scistream.dataserver.tree.rendezvous import MeetingPlace
+from scistream.dataserver.tree.service import Service
+from scistream.dataserver.tree.work import Work
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
@@ -48,31 +48,30 @@ class Supervisor:
     ----------
     control : socket.socket
         The connection to the control server that starts it.
-    workers : int
-        How many there are.
-    options : WorkerOptions
-        What they have in common.
+    work : Work
+        What the workers do.
+    settings : mapping
+        What a control server that finds the tree is told of how it was started.
     directory : Path or None
         Where other control servers find the tree when that one is gone; None if it ends then.
     """
 
     def __init__(
-        self, control: socket.socket, workers: int, options: WorkerOptions, directory: Path | None = None
+        self,
+        control: socket.socket,
+        work: Work,
+        settings: Mapping[str, Any],
+        directory: Path | None = None,
     ) -> None:
         link = MessageSocket(control)
-        self._workers = workers
+        self._work = work
         self._tree = uuid.uuid4().hex
-        self._settings = {
-            "workers": workers,
-            "congestion_lan": options.congestion_lan,
-            "congestion_wan": options.congestion_wan,
-            "tls_engine": options.tls_engine,
-        }
+        self._settings = settings
         self._place = None if directory is None else MeetingPlace(directory)
         self._controller = Controller(link, self._place, self._greeting)
         log_to(self._controller.log)
-        self._children = Children(workers, options.permitted(), self._in_worker)
-        self._service = Service(self._children, self._controller, self._stop)
+        self._children = Children(work, self._in_worker)
+        self._service = Service(work, self._children, self._controller, self._stop)
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._sockets: dict[int, MessageSocket] = {}
@@ -88,7 +87,7 @@ class Supervisor:
             signal.signal(signum, self._on_signal)
         signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         try:
-            for index in range(self._workers):
+            for index in range(self._work.workers):
                 self._watch_child(self._children.fork(index))
             self._poll.register(self._wakeup[0], select.EPOLLIN)
             if self._place is not None:
@@ -214,8 +213,11 @@ class Supervisor:
             child.kill(str(error))
             messages, child.control.ended = [], True
         for message in messages:
-            if message.body.get("event") == "log":
+            event = message.body.get("event")
+            if event == "log":
                 self._controller.log(message.body)
+            elif event is not None:
+                self._service.on_event(message.body)
             else:
                 self._service.on_reply(child.index, message.body)
         if child.control.ended:
@@ -240,7 +242,7 @@ class Supervisor:
         return {
             "tree": self._tree,
             "pids": [os.getpid(), *self._children.pids],
-            "settings": self._settings,
+            "settings": dict(self._settings),
             **self._service.description(),
         }
 

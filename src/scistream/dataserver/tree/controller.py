@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scistream.dataserver.native.logs import MAX_KEPT_LINES, MAX_WAITING
-from scistream.dataserver.native.messages import Message, MessageSocket
-from scistream.dataserver.native.rendezvous import PROTOCOL, MeetingPlace
+from scistream.dataserver.tree.logs import MAX_KEPT_LINES, MAX_WAITING
+from scistream.dataserver.tree.messages import Message, MessageSocket
+from scistream.dataserver.tree.rendezvous import PROTOCOL, MeetingPlace
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)

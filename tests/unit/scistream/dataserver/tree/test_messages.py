@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scistream.dataserver.native import messages
-from scistream.dataserver.native.messages import Assembler, MessageSocket, Packet, packets_of
+from scistream.dataserver.tree import messages
+from scistream.dataserver.tree.messages import Assembler, MessageSocket, Packet, packets_of
 from scistream.errors import DataServerError
 
 BODIES = st.dictionaries(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=5)

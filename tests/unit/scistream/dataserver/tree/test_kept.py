@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scistream.dataserver.native.kept import MAX_NOTICES, KeptSession
+from scistream.dataserver.tree.kept import MAX_NOTICES, KeptSession
 
 
 def _session(channels: int = 1, **changes: Any) -> KeptSession:

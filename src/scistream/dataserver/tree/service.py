@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from scistream.dataserver.native.children import Children
-from scistream.dataserver.native.controller import Controller
-from scistream.dataserver.native.fanout import Fanout, Request, nobody
-from scistream.dataserver.native.kept import KeptSession
-from scistream.dataserver.native.messages import Message
+from scistream.dataserver.tree.children import Children
+from scistream.dataserver.tree.controller import Controller
+from scistream.dataserver.tree.fanout import Fanout, Request, nobody
+from scistream.dataserver.tree.kept import KeptSession
+from scistream.dataserver.tree.messages import Message
+from scistream.dataserver.tree.work import Work
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class Service:
 
     Parameters
     ----------
+    work : Work
+        What the workers do.
     children : Children
         The workers.
     controller : Controller
@@ -34,7 +37,10 @@ class Service:
         Ends the tree.
     """
 
-    def __init__(self, children: Children, controller: Controller, end: Callable[[], None]) -> None:
+    def __init__(
+        self, work: Work, children: Children, controller: Controller, end: Callable[[], None]
+    ) -> None:
+        self._work = work
         self._children = children
         self._controller = controller
         self._end = end
@@ -129,7 +135,7 @@ class Service:
         """Keep what it had carried; its connections are gone."""
         for session in self._sessions.values():
             session.worker_died(index)
-            self._children.balance.forget(session.slot, index)
+            self._work.forget(session.slot, index)
 
     def worker_replaced(self, index: int, reason: str) -> None:
         """Give the worker in its place every session, and what the dead one owed."""
@@ -151,10 +157,28 @@ class Service:
         if self._sessions.get(session.key) is not session or session.ended:
             return
         if request.error is None:
-            if not self._controller.tell({"event": "restarted", "key": session.key, "reason": reason}):
-                session.notices.append(reason)
+            self._tell_restarted(session, reason)
+        else:
+            self._give_up(session, f"{reason}, and the one in its place cannot forward: {request.error}")
+
+    # --- what a worker says of itself -------------------------------------------------------------------
+
+    def on_event(self, body: dict[str, Any]) -> None:
+        """Take it that a worker has started a session anew, or cannot forward it any more."""
+        session = self._sessions.get(int(body["key"]))
+        if session is None or session.ended:
             return
-        session.ended = f"{reason}, and the one in its place cannot forward: {request.error}"
-        logger.error("session %s: %s", session.start["uid"], session.ended)
+        if body["event"] == "restarted":
+            self._tell_restarted(session, str(body["reason"]))
+        elif body["event"] == "ended":
+            self._give_up(session, str(body["reason"]))
+
+    def _tell_restarted(self, session: KeptSession, reason: str) -> None:
+        if not self._controller.tell({"event": "restarted", "key": session.key, "reason": reason}):
+            session.notices.append(reason)
+
+    def _give_up(self, session: KeptSession, reason: str) -> None:
+        session.ended = reason
+        logger.error("session %s: %s", session.start["uid"], reason)
         self._fanout.ask({"operation": "stop", "key": session.key})
-        self._controller.tell({"event": "ended", "key": session.key, "reason": session.ended})
+        self._controller.tell({"event": "ended", "key": session.key, "reason": reason})

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from scistream.dataserver.native.exits import describe_exit, has_ended
+from scistream.dataserver.tree.exits import describe_exit, has_ended
 from scistream.errors import DataServerError
 
 #: All that the tree gets of our environment: what Python and the loader need, no secrets.
@@ -36,8 +36,8 @@ class SupervisorProcess:
         self._exit = ""
 
     @classmethod
-    def start(cls, control: socket.socket, arguments: Sequence[str]) -> SupervisorProcess:
-        """Start a tree that serves `control`; it says there when it is ready.
+    def start(cls, control: socket.socket, module: str, arguments: Sequence[str]) -> SupervisorProcess:
+        """Start `module` as a tree that serves `control`; it says there when it is ready.
 
         Raises
         ------
@@ -49,7 +49,7 @@ class SupervisorProcess:
             for name, value in os.environ.items()
             if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
         }
-        command = [sys.executable, "-P", "-m", "scistream.dataserver.native"]
+        command = [sys.executable, "-P", "-m", module]
         try:
             pid = os.posix_spawn(
                 sys.executable,
@@ -63,7 +63,7 @@ class SupervisorProcess:
                 setsigdef=[signal.SIGPIPE],
             )
         except OSError as error:
-            raise DataServerError(f"the native data server does not start: {error}") from error
+            raise DataServerError(f"the data server does not start: {error}") from error
         return cls(pid)
 
     def has_ended(self) -> bool:

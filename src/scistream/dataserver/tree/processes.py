@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from scistream.dataserver.base import Persistence
-from scistream.dataserver.native import rendezvous
-from scistream.dataserver.native.balance import MAX_SESSIONS
-from scistream.dataserver.native.connection import Connection, Reply
-from scistream.dataserver.native.logs import log_again
-from scistream.dataserver.native.process import SupervisorProcess
-from scistream.dataserver.native.tree_session import TreeSession
+from scistream.dataserver.tree import rendezvous
+from scistream.dataserver.tree.connection import Connection, Reply
+from scistream.dataserver.tree.logs import log_again
+from scistream.dataserver.tree.session import TreeSession
+from scistream.dataserver.tree.supervisor_process import SupervisorProcess
+from scistream.dataserver.tree.work import MAX_SESSIONS
 from scistream.errors import DataServerError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class Tree:
         self.sessions: dict[int, TreeSession] = {}
         self.found: set[int] = set()
 
-    async def start(self, arguments: Sequence[str]) -> None:
-        """Start the processes and wait until the workers are there.
+    async def start(self, module: str, arguments: Sequence[str]) -> None:
+        """Start `module` as the processes and wait until the workers are there.
 
         Raises
         ------
@@ -73,9 +73,9 @@ class Tree:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._connection = Connection(ours, self._on_event, self._on_lost)
-            self._process = SupervisorProcess.start(theirs, arguments)
+            self._process = SupervisorProcess.start(theirs, module, arguments)
         if await self._attach() is None:
-            raise DataServerError(f"the native data server does not start: {self.ended.result()}")
+            raise DataServerError(f"the data server does not start: {self.ended.result()}")
 
     async def find(self) -> dict[str, Any] | None:
         """Connect to the tree that runs already; return its settings, or None if there is none.
@@ -110,7 +110,7 @@ class Tree:
                 events: set[asyncio.Future[Any]] = {self._hello, self.ended}
                 await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
-            raise DataServerError(f"the native data server is not ready after {START_LIMIT_S} s") from error
+            raise DataServerError(f"the data server is not ready after {START_LIMIT_S} s") from error
         if not self._hello.done():
             return None
         hello = self._hello.result()
@@ -184,7 +184,7 @@ class Tree:
             The tree has ended, does not answer in time, or refuses.
         """
         if self._connection is None or self.lost:
-            raise DataServerError(self._reason or "the native data server is not running")
+            raise DataServerError(self._reason or "the data server is not running")
         return await self._connection.request(body, descriptors)
 
     def _on_event(self, body: dict[str, Any]) -> None:
@@ -223,8 +223,8 @@ class Tree:
                 exit_ = process.reap()
             except TimeoutError:
                 exit_ = "has closed the connection"
-            self._reason = f"the native data server's supervisor (pid {process.pid}) {exit_ or 'has ended'}"
-        self._end(self._reason or "the native data server has ended")
+            self._reason = f"the data server's supervisor (pid {process.pid}) {exit_ or 'has ended'}"
+        self._end(self._reason or "the data server has ended")
 
     def _end(self, reason: str) -> None:
         """Tell everybody who waits that there is no tree any more."""
@@ -262,7 +262,7 @@ class Tree:
             async with asyncio.timeout(STOP_LIMIT_S):
                 await process.ended()
         except TimeoutError:
-            logger.warning("the native data server does not end: killed")
+            logger.warning("the data server does not end: killed")
             process.kill()
             await process.ended()
         process.reap()

@@ -12,11 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scistream.dataserver.native.balance import Balance
-from scistream.dataserver.native.exits import describe_exit, wait_for_exit
-from scistream.dataserver.native.messages import MessageSocket
-from scistream.dataserver.native.tls import load_engine
-from scistream.dataserver.native.worker import WorkerOptions, run_worker
+from scistream.dataserver.tree.exits import describe_exit, wait_for_exit
+from scistream.dataserver.tree.messages import MessageSocket
+from scistream.dataserver.tree.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +44,18 @@ class Children:
 
     Parameters
     ----------
-    workers : int
-        How many there are.
-    options : WorkerOptions
-        What they have in common.
+    work : Work
+        What they do.
     forked : callable
         Called in each new worker's process, to close there what belongs to the supervisor.
     """
 
-    def __init__(self, workers: int, options: WorkerOptions, forked: Callable[[], None]) -> None:
-        self._options = options
+    def __init__(self, work: Work, forked: Callable[[], None]) -> None:
+        self._work = work
         self._forked = forked
         self._children: dict[int, Child] = {}
-        self._deaths: dict[int, deque[float]] = {index: deque() for index in range(workers)}
-        self.balance = Balance(workers)
-        load_engine(options.tls_engine)
+        self._deaths: dict[int, deque[float]] = {index: deque() for index in range(work.workers)}
+        work.prepare()
         gc.collect()
         gc.freeze()  # the workers share what was loaded, as long as nobody writes to it
 
@@ -97,7 +92,7 @@ class Children:
             for child in self._children.values():
                 child.control.close()
             self._forked()
-            run_worker(index, theirs, self.balance, self._options)
+            self._work.run(index, theirs)
             code = 0
         except Exception:
             logger.exception("worker %d failed", index)
@@ -131,4 +126,4 @@ class Children:
                 child.kill("it does not end")
                 os.waitpid(child.pid, 0)
         self._children.clear()
-        self.balance.close()
+        self._work.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scistream.dataserver.native.children import Child, Children
+from scistream.dataserver.tree.children import Child, Children
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)

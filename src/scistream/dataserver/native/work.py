@@ -1,0 +1,50 @@
+"""What native workers have in common: the options of all sessions, and how they share connections."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from scistream.dataserver.native.balance import Balance
+from scistream.dataserver.native.tls import load_engine
+from scistream.dataserver.native.worker import WorkerOptions, run_worker
+from scistream.dataserver.tree.work import Work
+
+
+class NativeWork(Work):
+    """Relaying, by as many workers as wanted.
+
+    Parameters
+    ----------
+    settings : mapping
+        Those of `NativeBackend`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        options = dict(settings)
+        self._workers = int(options.pop("workers"))
+        self._options = WorkerOptions(**options)
+        self._balance = Balance(self._workers)
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return self._workers
+
+    def prepare(self) -> None:
+        """See what the system permits, and load the TLS engine."""
+        self._options = self._options.permitted()
+        load_engine(self._options.tls_engine)
+
+    def run(self, index: int, control: socket.socket) -> None:
+        """Be worker `index`."""
+        run_worker(index, control, self._balance, self._options)
+
+    def forget(self, slot: int, index: int) -> None:
+        """Let others know that its connections are gone."""
+        self._balance.forget(slot, index)
+
+    def close(self) -> None:
+        """Close what workers share."""
+        self._balance.close()
