@@ -195,6 +195,48 @@ def test_a_new_worker_gets_a_thousand_listeners(backend: NativeBackend, thread: 
         thread.run(server.stop())
 
 
+def test_a_worker_that_hangs_is_replaced_when_it_owes_an_answer(
+    path: Path, backend: NativeBackend, thread: LoopThread
+) -> None:
+    application, listener, restarted = path.listening(), path.listening(), list[str]()
+    server = backend.create(restarted.append)
+    spec = DataServerSpec(uid="one", listeners=(listener,), targets=(endpoint(application),))
+    thread.run(server.start(spec))
+    victim = backend.pids[-1]
+    os.kill(victim, signal.SIGSTOP)
+    thread.run(server.statistics())
+    until(lambda: len(restarted) == 1, "it is replaced")
+    assert "was killed by SIGKILL" in restarted[0]
+    assert victim not in backend.pids
+    for _ in range(4):
+        with connect(listener), accept(application):
+            pass
+    thread.run(server.stop())
+
+
+def test_a_supervisor_that_hangs_is_killed_by_who_wants_a_session_ended(
+    backend: NativeBackend, thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scistream.dataserver.tree.connection.REQUEST_LIMIT_S", 0.2)
+    with listening() as application, listening() as listener:
+        server = backend.create()
+        spec = DataServerSpec(uid="one", listeners=(listener,), targets=(endpoint(application),))
+        thread.run(server.start(spec))
+        with connect(listener) as near, accept(application):
+            hung, *workers = [psutil.Process(pid) for pid in backend.pids]
+            os.kill(hung.pid, signal.SIGSTOP)
+            thread.run(server.stop())
+            receive_until_reset(near)
+        _, alive = psutil.wait_procs([hung, *workers], 10)
+        assert not alive
+        # the next session has a tree of its own
+        other = backend.create()
+        thread.run(other.start(spec))
+        with connect(listener), accept(application):
+            pass
+        thread.run(other.stop())
+
+
 def test_requests_under_way_when_a_worker_dies_are_answered(
     backend: NativeBackend, thread: LoopThread
 ) -> None:

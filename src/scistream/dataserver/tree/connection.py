@@ -23,6 +23,10 @@ class Reply:
     descriptors: tuple[int, ...]
 
 
+class Unanswered(DataServerError):
+    """The tree is there, but does not answer: it hangs."""
+
+
 class Connection:
     """A control server's end.
 
@@ -54,8 +58,10 @@ class Connection:
 
         Raises
         ------
+        Unanswered
+            The tree does not answer in time.
         DataServerError
-            The tree has ended, does not answer in time, or refuses.
+            It has ended, or refuses.
         """
         if not self._open:
             raise DataServerError("the data server is not running")
@@ -69,8 +75,8 @@ class Connection:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 return await reply
         except TimeoutError as error:
-            raise DataServerError(
-                f"the data server does not answer {body['operation']!r} within {REQUEST_LIMIT_S} s"
+            raise Unanswered(
+                f"the data server does not answer {body['operation']!r} within {REQUEST_LIMIT_S:g} s"
             ) from error
         finally:
             del self._replies[number]

@@ -124,7 +124,7 @@ class TreeDataServer(DataServer):
         try:
             await tree.stop(session)
         except DataServerError as error:
-            # a tree that does not answer has nothing left to stop, or is about to be ended
+            # a tree that has ended forwards nothing
             logger.debug("session %s: stop: %s", self._uid, error)
 
     async def wait(self) -> str:

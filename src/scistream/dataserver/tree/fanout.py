@@ -7,6 +7,8 @@ gone finds its request, and nobody else's. What a worker owes when it dies is as
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,9 @@ from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
 
+ANSWER_LIMIT_S = 8.0
+"""A worker that takes longer is hung, and is replaced."""
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -23,8 +28,8 @@ class Request:
 
     Attributes
     ----------
-    missing : set of int
-        Who has not answered yet.
+    missing : dict of int to float
+        Who has not answered yet, and since when it has been asked, by the monotonic clock.
     answered : callable
         Called with the request when nobody is missing any more.
     error : str or None
@@ -33,7 +38,7 @@ class Request:
 
     body: dict[str, Any] = field(repr=False)
     descriptors: tuple[int, ...]
-    missing: set[int]
+    missing: dict[int, float]
     answered: Callable[[Request], None]
     error: str | None = None
 
@@ -69,14 +74,17 @@ class Fanout:
     ) -> None:
         """Ask all workers, or one only."""
         self._number += 1
-        indices = {child.index for child in self._children} if only is None else {only}
-        request = Request({**body, "id": self._number}, descriptors, indices, answered)
+        indices = [child.index for child in self._children] if only is None else [only]
+        request = Request(
+            {**body, "id": self._number}, descriptors, dict.fromkeys(indices, math.inf), answered
+        )
         self._requests[self._number] = request
-        for index in tuple(indices):
+        for index in indices:
             self.send(self._children[index], request)
 
     def send(self, child: Child, request: Request) -> None:
         """Ask one worker what it has not been asked yet."""
+        request.missing[child.index] = time.monotonic()
         try:
             child.control.send(request.body, request.descriptors)
         except DataServerError as error:
@@ -93,7 +101,7 @@ class Fanout:
 
     def settle(self, request: Request, index: int) -> None:
         """Expect no answer of this worker any more."""
-        request.missing.discard(index)
+        request.missing.pop(index, None)
         if not request.missing:
             del self._requests[request.body["id"]]
             request.answered(request)
@@ -101,3 +109,20 @@ class Fanout:
     def owed_by(self, index: int) -> list[Request]:
         """Return what this worker has not answered, in the order in which it was asked."""
         return [request for request in self._requests.values() if index in request.missing]
+
+    def left_s(self, now_s: float) -> float:
+        """Return how long it takes until `kill_hung` has something to do, if nobody answers."""
+        asked = (min(request.missing.values()) for request in self._requests.values())
+        return max(0.0, min(asked, default=math.inf) + ANSWER_LIMIT_S - now_s)
+
+    def kill_hung(self, now_s: float) -> None:
+        """End every worker that owes an answer for too long; it is replaced like any that has died."""
+        hung = {
+            index
+            for request in self._requests.values()
+            for index, asked_s in request.missing.items()
+            if asked_s + ANSWER_LIMIT_S <= now_s
+        }
+        for child in self._children:
+            if child.index in hung:
+                child.kill(f"it has not answered for {ANSWER_LIMIT_S:g} s")

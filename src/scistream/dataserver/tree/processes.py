@@ -13,7 +13,7 @@ from typing import Any
 
 from scistream.dataserver.base import Persistence
 from scistream.dataserver.tree import rendezvous
-from scistream.dataserver.tree.connection import Connection, Reply
+from scistream.dataserver.tree.connection import Connection, Reply, Unanswered
 from scistream.dataserver.tree.logs import log_again
 from scistream.dataserver.tree.session import TreeSession
 from scistream.dataserver.tree.supervisor_process import SupervisorProcess
@@ -163,14 +163,23 @@ class Tree:
     async def stop(self, session: TreeSession) -> None:
         """End a session; then its slot may be used again.
 
+        A tree that does not answer is killed, with everything that it forwards: whoever is told that a
+        session has ended can rely on it.
+
         Raises
         ------
         DataServerError
-            The tree has ended, or does not answer in time.
+            The tree has ended.
         """
         self.found.discard(session.key)
         try:
             await self.request({"operation": "stop", "key": session.key})
+        except Unanswered as error:
+            if self._process is not None:
+                logger.error("session %s: %s: its processes are killed", session.uid, error)  # noqa: TRY400
+                self._process.kill()
+            await self.ended
+            raise
         finally:
             if self.sessions.pop(session.key, None) is not None:
                 self._free_slots.append(session.slot)

@@ -48,6 +48,8 @@ class Service:
         self._next_key = 1
         self._fanout = Fanout(children, self._on_result)
         self.on_reply = self._fanout.on_reply
+        self.left_s = self._fanout.left_s
+        self.kill_hung = self._fanout.kill_hung
 
     def __len__(self) -> int:
         """Return how many sessions there are."""

@@ -156,11 +156,14 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Handle one round of events."""
-        left_s = self._controller.orphan_left_s(time.monotonic())
-        if left_s <= 0:
+        now_s = time.monotonic()
+        self._service.kill_hung(now_s)
+        orphan_left_s = self._controller.orphan_left_s(now_s)
+        if orphan_left_s <= 0:
             logger.warning("no control server has come in time: the data server ends")
             self._stopping = True
             return
+        left_s = min(orphan_left_s, self._service.left_s(now_s))
         for descriptor, events in self._poll.poll(None if left_s == math.inf else left_s):
             handler = self._handlers.get(descriptor)
             if handler is not None:
