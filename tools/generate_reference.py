@@ -19,6 +19,8 @@ from pathlib import Path
 
 import click
 
+from scistream.cli.variables import name_variables
+
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
 #: program -> module with the command of that name, module with its exit codes
@@ -73,6 +75,8 @@ def pages(program: str) -> list[Page]:
     """Return the pages of `program` and of all its subcommands, in the order of its help."""
     command: click.Command = getattr(import_module(PROGRAMS[program][0]), program)
     prefix = program.upper().replace("-", "_")
+    if program != "ministream":  # whose variables are click's own
+        name_variables(command, prefix)
     context = click.Context(command, info_name=program, auto_envvar_prefix=prefix, **command.context_settings)
     return list(_walk(context, {}))
 
@@ -92,9 +96,7 @@ def _walk(context: click.Context, seen: dict[int, str]) -> Iterator[Page]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None and not getattr(parameter, "hidden", False):
-            name = str(parameter.name)
-            variable = "" if name in _NO_ENVIRONMENT else f"{context.auto_envvar_prefix}_{name.upper()}"
-            page.options.append(Option(record[0], " ".join(record[1].split()), variable))
+            page.options.append(Option(record[0], " ".join(record[1].split()), _variable(parameter, context)))
     if not isinstance(command, click.Group):
         yield page
         return
@@ -108,6 +110,16 @@ def _walk(context: click.Context, seen: dict[int, str]) -> Iterator[Page]:
     yield page
     for one in below:
         yield from one
+
+
+def _variable(option: click.Option, context: click.Context) -> str:
+    """Return the environment variable of `option`; empty where none makes sense."""
+    name = str(option.name)
+    if name in _NO_ENVIRONMENT:
+        return ""
+    if option.envvar is None:
+        return f"{context.auto_envvar_prefix}_{name.upper()}"
+    return option.envvar if isinstance(option.envvar, str) else option.envvar[0]
 
 
 def _paragraphs(text: str) -> list[Text]:

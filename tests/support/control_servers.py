@@ -22,6 +22,7 @@ from scistream.control.server import ControlServer
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import Encryption
 from scistream.dataserver.base import (
+    Adopted,
     ChannelStatistics,
     DataServer,
     DataServerBackend,
@@ -45,7 +46,18 @@ class RelayServer(DataServer):
         self.servers: list[asyncio.Server] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.bytes = 0
+        self.bytes: dict[int, int] = {}
+        self.looks = 0
+        self.connections: dict[int, int] = {}
+        self.handle_error = ""
+        self.statistics_error = ""
+
+    @property
+    def handle(self) -> str:
+        if self.handle_error:
+            raise RuntimeError(self.handle_error)
+        outlives = self.backend.outlives and self.spec is not None
+        return str(self.backend.servers.index(self)) if outlives else ""
 
     async def start(self, spec: DataServerSpec) -> None:
         if self.backend.start_error:
@@ -64,35 +76,44 @@ class RelayServer(DataServer):
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
+        self.connections[number] = self.connections.get(number, 0) + 1
         target = self.targets[number % len(self.targets)]
         try:
             far_reader, far_writer = await asyncio.open_connection(target.host, target.port)
             try:
-                await asyncio.gather(self.pump(reader, far_writer), self.pump(far_reader, writer))
+                await asyncio.gather(
+                    self.pump(number, reader, far_writer), self.pump(number, far_reader, writer)
+                )
             finally:
                 far_writer.close()
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
+            self.connections[number] -= 1
             self.tasks.discard(task)
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pump(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            self.bytes += len(data)
+            self.bytes[number] = self.bytes.get(number, 0) + len(data)
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
 
     async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
+        self.backend.retargets += 1
+        await self.backend.may_retarget.wait()
         if self.backend.retarget_kills:
             self.die("killed in the middle of an order")
+        if self.backend.retarget_error:
+            raise DataServerError(self.backend.retarget_error)
         if self.ended.done():
             raise DataServerError("it is not running")
         self.targets, self.tls = tuple(targets), tls
 
     async def stop(self) -> None:
+        await self.backend.may_stop.wait()
         for server in self.servers:
             server.close()
         for task in tuple(self.tasks):
@@ -107,11 +128,17 @@ class RelayServer(DataServer):
 
     async def statistics(self) -> tuple[ChannelStatistics, ...]:
         assert self.spec is not None
+        self.looks += 1
+        await self.backend.may_answer.wait()
+        if self.statistics_error:
+            raise RuntimeError(self.statistics_error)
         if self.ended.done() and not self.backend.dead_answer:
             raise DataServerError("it is not running")
         return tuple(
-            ChannelStatistics(connections_open=len(self.tasks), bytes_to_target=self.bytes)
-            for _ in self.spec.listeners
+            ChannelStatistics(
+                connections_open=self.connections.get(number, 0), bytes_to_target=self.bytes.get(number, 0)
+            )
+            for number in range(len(self.spec.listeners))
         )
 
     def die(self, reason: str) -> None:
@@ -124,27 +151,55 @@ class RelayServer(DataServer):
 
 @dataclass
 class RelayBackend(DataServerBackend):
-    """Makes relays; a test can hold their start back, make it fail, or let one die.
+    """Makes relays; a test can hold back what they do, make it fail, or let one die.
 
-    They end with the test's process: none can be adopted.
+    With `outlives` they go on without a control server, and the next one with this backend finds them.
     """
 
+    outlives: bool = False
     servers: list[RelayServer] = field(default_factory=list)
+    unadopted: list[RelayServer] = field(default_factory=list)
     start_error: str = ""
+    retargets: int = 0
     dead_answer: bool = False
     retarget_kills: bool = False
+    retarget_error: str = ""
     is_open: bool = False
     persistence: Persistence | None = None
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    may_retarget: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    may_stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def open(self, persistence: Persistence | None = None) -> None:
         self.is_open = True
         self.persistence = persistence
-        self.may_start.set()
+        self.unadopted = [server for server in self.servers if not server.ended.done()]
+        for event in (self.may_start, self.may_retarget, self.may_answer, self.may_stop):
+            event.set()
 
     def create(self, restarted: Restarted | None = None) -> RelayServer:
         self.servers.append(RelayServer(self, restarted))
         return self.servers[-1]
+
+    async def adopt(self, handle: str, spec_uid: str, restarted: Restarted | None = None) -> Adopted:
+        server = self.servers[int(handle)]
+        if server not in self.unadopted:
+            raise DataServerError(f"session {spec_uid}: it is not running")
+        self.unadopted.remove(server)
+        server.restarted = restarted
+        return Adopted(server, tuple(listener.sockets[0].dup() for listener in server.servers))
+
+    async def discard_unadopted(self) -> int:
+        discarded, self.unadopted = self.unadopted, []
+        for server in discarded:
+            await server.stop()
+        return len(discarded)
+
+    async def detach(self) -> None:
+        if not self.outlives:
+            await self.close()
+        self.is_open = False
 
     async def close(self) -> None:
         self.is_open = False
@@ -197,7 +252,7 @@ async def start(tmp_path: Path, tls_files: tuple[Path, Path]) -> AsyncIterator[S
                 "authenticator_settings": {"file": str(auth_file)},
                 "encryption": Encryption.REQUIRED,
             }
-            backend = RelayBackend()
+            backend = changes.pop("backend", None) or RelayBackend()
             server = ControlServer(ControlServerConfig(**values | changes), backend=backend)
             await stack.enter_async_context(server)
             return Running(server, backend, tls_files[0].read_bytes(), tokens)

@@ -31,6 +31,7 @@ class DrivenSession:
         self.key = key
         self.role = role
         self.calls = 0
+        self.orders: dict[int, c.StartDataServer] = {}
 
     def call(self) -> int:
         self.calls += 1
@@ -58,15 +59,24 @@ class DrivenSession:
         )
 
     def update(self, *targets: Endpoint, peer: bytes = PEER, role: Role | None = None) -> Commands:
-        return self.table.handle(
-            e.Update(key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer)
+        update = e.Update(
+            key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer
         )
+        return self.ordered(self.table.handle(update))
 
     def ready(self, generation: int = 1) -> Commands:
-        return self.table.handle(e.DataServerReady(key=self.key, generation=generation))
+        return self.table.handle(data_server_ready(self.orders[generation]))
+
+    def retarget_failed(self, generation: int, reason: str = "no descriptors left") -> Commands:
+        return self.table.handle(e.RetargetFailed(key=self.key, generation=generation, reason=reason))
 
     def died(self, reason: str = "killed by signal 9") -> Commands:
-        return self.table.handle(e.DataServerDied(key=self.key, reason=reason))
+        return self.ordered(self.table.handle(e.DataServerDied(key=self.key, reason=reason)))
+
+    def ordered(self, commands: Commands) -> Commands:
+        """Remember the orders to the data server among `commands`, which are returned."""
+        self.orders |= {order.generation: order for order in commands if isinstance(order, c.StartDataServer)}
+        return commands
 
     def renew(self) -> Commands:
         return self.table.handle(e.Renew(key=self.key, call=self.call()))
@@ -113,6 +123,16 @@ class DrivenSession:
 
 def of_kind(commands: Commands, kind: type[c.Command]) -> list[Any]:
     return [command for command in commands if type(command) is kind]
+
+
+def data_server_ready(order: c.StartDataServer) -> e.DataServerReady:
+    """Return the report that `order` has been carried out."""
+    return e.DataServerReady(
+        key=order.key,
+        generation=order.generation,
+        targets=order.targets,
+        peer_certificate_pem=order.peer_certificate_pem,
+    )
 
 
 def answered(commands: Commands) -> list[int]:

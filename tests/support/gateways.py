@@ -1,6 +1,6 @@
 """Real gateways: s2cs and s2uc processes, TCP applications on both sides, all of it on loopback.
 
-A conftest imports the fixtures `gateways` and `application` from here.
+A conftest imports the fixtures `gateways`, `profiles` and `application` from here.
 """
 
 from __future__ import annotations
@@ -181,6 +181,25 @@ def gateways(tmp_path: Path) -> Iterator[Gateways]:
             if code != 143 or left:
                 dirty.append((code, left, server.log.read_text()))
     assert not dirty
+
+
+@pytest.fixture
+def profiles(gateways: Gateways, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """A function that writes the user's configuration for control servers; it returns the environment."""
+
+    def write(**servers: ControlServerProcess) -> dict[str, str]:
+        config = tmp_path / "config" / "scistream" / "config.toml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(
+            "".join(
+                f'[facilities.{name}]\naddress = "{server.address}"\ncertificate = "{server.certificate}"\n'
+                f'token_file = "{server.tokens["alice"]}"\nauthenticator = "shared-key"\n'
+                for name, server in servers.items()
+            )
+        )
+        return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_DATA_HOME": str(tmp_path / "data")}
+
+    return write
 
 
 @dataclass

@@ -69,10 +69,11 @@ class SharedGateways(Gateways):
 
     def arguments(self, *more: str) -> list[str]:
         authentication = ["--auth=shared-key", f"--auth-file={self.auth_file}"]
+        elsewhere = any(one.startswith("--listener-ip") for one in more)
         return [
             "start",
             "--json",
-            "--listen=127.0.0.1:0",
+            "--port=0" if elsewhere else "--listen=127.0.0.1:0",
             "--port-range=0",
             f"--certificate={self.certificate}",
             f"--private-key={self.private_key}",

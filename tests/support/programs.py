@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import click
 import pytest
 
-from scistream.cli.options import run_program
+from scistream.cli.running import run_program
 
 #: No directory, so that no file can be in it.
 NO_CONFIG = os.devnull
@@ -21,7 +21,7 @@ NO_CONFIG = os.devnull
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """Put logging and environment back; the configuration of whoever runs the tests is not read."""
-    root, program = logging.getLogger(), logging.getLogger("scistream.cli.options")
+    root, program = logging.getLogger(), logging.getLogger("scistream.cli.running")
     before = root.level, list(root.handlers), program.level, dict(os.environ)
     os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_DATA_HOME"] = NO_CONFIG
     yield

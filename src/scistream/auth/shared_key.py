@@ -110,6 +110,17 @@ def create_token(name: str, auth_file: Path) -> str:
     return token
 
 
+def count_tokens(name: str, auth_file: Path) -> int:
+    """Return how many tokens the principal `name` holds by `auth_file`.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be used.
+    """
+    return sum(holder == name for holder in _read(auth_file).values())
+
+
 def create_token_file(name: str, auth_file: Path, token_file: Path) -> None:
     """Make a token for the principal `name`: its hash into `auth_file`, itself into the new `token_file`.
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from scistream.cli import options
+from scistream.cli.appctrl_job import TOKEN_VARIABLES
 from scistream.cli.appctrl_reference import create_appctrl, mock
 from scistream.cli.appctrl_run import run
-from scistream.cli.completion import completion
+from scistream.cli.completion import complete_profiles, completion
+from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facility
+from scistream.cli.running import run_program, run_until_done
 from scistream.cli.show import show_pairs
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
@@ -20,7 +23,7 @@ _PROFILES = ("facilities",)
 
 
 @click.group(context_settings=options.CONTEXT_SETTINGS)
-@options.config_option(tables=_PROFILES)
+@config_option(tables=_PROFILES)
 @options.version_option()
 def appctrl() -> None:
     """Application controller: speaks to a gateway for an application that knows nothing of it.
@@ -50,7 +53,12 @@ def appctrl() -> None:
     "--address", "addresses", multiple=True, help="HOST:PORT where the application listens; repeatable."
 )
 @click.option(
-    "--s2cs", "server", default="localhost:5000", show_default=True, help="Control server or profile."
+    "--s2cs",
+    "server",
+    default="localhost:5000",
+    show_default=True,
+    shell_complete=complete_profiles,
+    help="Control server or profile.",
 )
 @click.option("--certificate", "--server-cert", type=_FILE, help="The control server's certificate.")
 @click.option("--token-file", type=_FILE, help="File with the token [or: APPCTRL_TOKEN].")
@@ -58,7 +66,7 @@ def appctrl() -> None:
     "--timeout-s", type=float, default=180.0, show_default=True, help="Wait this long for the user's request."
 )
 @options.json_option()
-@options.config_option(tables=_PROFILES)
+@config_option(tables=_PROFILES)
 @options.verbose_option()
 @click.pass_context
 def hello(
@@ -87,14 +95,14 @@ def hello(
         server,
         certificate=certificate,
         token_file=token_file,
-        token_variables=("APPCTRL_TOKEN", "S2UC_TOKEN"),
+        token_variables=TOKEN_VARIABLES,
     )
     wanted = [Endpoint.parse(address) for address in addresses]
 
     async def work() -> tuple[Endpoint, ...]:
         return await register(facility, uid, Role(role), wanted, timeout_s=timeout_s)
 
-    listeners = options.run_until_done(work)
+    listeners = run_until_done(work)
     show_pairs({"uid": uid, "role": role, "listeners": list(map(str, listeners))}, as_json=as_json)
 
 
@@ -108,4 +116,4 @@ appctrl.add_command(completion)
 
 def main() -> None:
     """Run ``appctrl``."""
-    options.run_program(appctrl, "appctrl")
+    run_program(appctrl, "appctrl")

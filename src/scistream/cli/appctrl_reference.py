@@ -2,7 +2,8 @@
 
 Scripts that drive the reference's application controllers go on working. What differs: a token need not
 stand among the arguments, where every user of the host can read it; the ports can be said; nothing is
-started (the reference starts iperf3 on a port that it has not announced): that is ``appctrl run``.
+started (the reference starts iperf3 on a port that it has not announced): that is ``appctrl run``. What is
+printed is what the reference prints, for scripts that read it; JSON is for ``appctrl hello``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import Any
 import click
 
 from scistream.cli import options
+from scistream.cli.appctrl_job import TOKEN_VARIABLES
+from scistream.cli.completion import complete_profiles
+from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facility
+from scistream.cli.running import run_until_done
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.errors import InvalidArgument
@@ -36,7 +41,7 @@ def _positional(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.pass_context(command)
     for part in (
         options.verbose_option(),
-        options.config_option(tables=_PROFILES),
+        config_option(tables=_PROFILES),
         click.option(
             "--timeout-s",
             type=float,
@@ -63,7 +68,7 @@ def _positional(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("controller_ip", default="127.0.0.1"),
         click.argument("role", type=click.Choice([one.value for one in Role])),
         click.argument("access_token"),
-        click.argument("server", metavar="S2CS"),
+        click.argument("server", metavar="S2CS", shell_complete=complete_profiles),
         click.argument("uid"),
     ):
         command = part(command)
@@ -77,7 +82,8 @@ def create_appctrl(context: click.Context, **values: Any) -> None:
 
     ACCESS_TOKEN is visible to every user of this host: write - (or '') for it and give the token by
     --token-file or APPCTRL_TOKEN. ROLE is PROD or CONS. A producer's ports are announced at CONTROLLER_IP
-    (127.0.0.1 if it is not given). Nothing is started: 'appctrl run' starts programs.
+    (127.0.0.1 if it is not given). Nothing is started: 'appctrl run' starts programs. The output is that of
+    SciStream's program; 'appctrl hello' has --json.
 
     \b
     Example:
@@ -121,7 +127,7 @@ def _announce(
         server,
         certificate=certificate,
         token_file=token_file,
-        token_variables=("APPCTRL_TOKEN", "S2UC_TOKEN"),
+        token_variables=TOKEN_VARIABLES,
     )
     if access_token not in {"", "-"}:
         if token_file is not None:
@@ -134,5 +140,5 @@ def _announce(
         facility = dataclasses.replace(facility, token=access_token)
     addresses = [Endpoint(controller_ip, port) for port in ports] if role == Role.PRODUCER else []
     click.echo("AppCtrl: SENDING HELLO")
-    options.run_until_done(lambda: register(facility, uid, Role(role), addresses, timeout_s=timeout_s))
+    run_until_done(lambda: register(facility, uid, Role(role), addresses, timeout_s=timeout_s))
     click.echo(f"AppCtrl: Hello sent\nCreated {kind} instance")

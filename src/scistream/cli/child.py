@@ -17,7 +17,7 @@ import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
-from scistream.cli.options import StoppedBySignal
+from scistream.cli.running import StoppedBySignal
 from scistream.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)

@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """A data server died or could not be started."""
     INTERRUPTED = 130
     """Ended by SIGINT, after cleaning up."""
+    OUTPUT_CLOSED = 141
+    """Whoever read the output has gone, as ``head`` does (128 + SIGPIPE)."""
     TERMINATED = 143
     """Ended by SIGTERM, after cleaning up."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scistream.cli.options import config_path, config_table, user_config_path
+from scistream.cli.config_file import config_path, config_table, user_config_path
 from scistream.core.endpoint import Endpoint
 from scistream.errors import AuthenticationError, ConfigurationError
 
@@ -69,7 +69,8 @@ def find_facility(
     Raises
     ------
     ConfigurationError
-        There is no such profile, or one of its values or files cannot be used.
+        There is no such profile, or one of its values or files cannot be used; or a certificate is given for
+        a server without TLS, which proves none.
     AuthenticationError
         The server shows another certificate than the one whose fingerprint the profile has.
     PeerError, DeadlineExceeded
@@ -84,13 +85,18 @@ def find_facility(
     endpoint = Endpoint.parse(address.removeprefix(PLAINTEXT))
     certificate_pem: bytes | None = None
     if not tls:
+        if certificate is not None or not profile.keys().isdisjoint({"certificate", "fingerprint"}):
+            raise ConfigurationError(
+                f"{address} is called without TLS, so its certificate cannot be checked, and one is given "
+                f"(--certificate, or certificate or fingerprint in the profile); leave it or {PLAINTEXT} out"
+            )
         _warn_of_plaintext(endpoint)
     elif certificate is not None:
-        certificate_pem = _read(certificate)
+        certificate_pem = read_certificate(certificate)
     else:
         certificate_pem = _trusted(context, text, profile, endpoint)
         if certificate_pem is None and default_certificate is not None and default_certificate.is_file():
-            certificate_pem = _read(default_certificate)
+            certificate_pem = read_certificate(default_certificate)
     token = next((os.environ[name] for name in token_variables if os.environ.get(name)), None)
     if token_file is None and token is None and "token_file" in profile:
         token_file = _path(context, profile["token_file"])
@@ -102,6 +108,12 @@ def find_facility(
         token=token,
         tls=tls,
     )
+
+
+def config_given(context: click.Context) -> Path | None:
+    """Return the file with profiles that was given with ``--config``; None if it was the user's own."""
+    path = config_path(context)
+    return None if path == user_config_path() else path
 
 
 def _warn_of_plaintext(endpoint: Endpoint) -> None:
@@ -166,20 +178,16 @@ def _trusted(
     context: click.Context, name: str, profile: Mapping[str, str], endpoint: Endpoint
 ) -> bytes | None:
     """Return the server's certificate by its profile, or by what the user has trusted before."""
-    from scistream.client.known_servers import (
-        ask_certificate,
-        find_known_server,
-        fingerprint,
-        parse_fingerprint,
-    )
+    from scistream.client.handshake import ask_certificate
+    from scistream.client.known_servers import find_known_server, fingerprint, parse_fingerprint
 
     if "fingerprint" not in profile:
         if "certificate" in profile:
-            return _read(_path(context, profile["certificate"]))
+            return read_certificate(_path(context, profile["certificate"]))
         return find_known_server(endpoint)
     wanted = parse_fingerprint(profile["fingerprint"])
     if "certificate" in profile:
-        certificate_pem = _read(_path(context, profile["certificate"]))
+        certificate_pem = read_certificate(_path(context, profile["certificate"]))
         if fingerprint(certificate_pem) != wanted:
             raise ConfigurationError(
                 f"[facilities.{name}] the certificate {profile['certificate']} has the fingerprint "
@@ -243,8 +251,19 @@ def _where_profiles_are(context: click.Context, profiles: Mapping[str, Any]) -> 
     return f"no file with profiles was read: {f'there is no {own}, and ' if own else ''}no --config FILE"
 
 
-def _read(path: Path) -> bytes:
+def read_certificate(path: Path) -> bytes:
+    """Return the certificate in `path`, or several (PEM).
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read, or is no PEM certificate.
+    """
+    from scistream.client.handshake import check_pem
+
     try:
-        return path.read_bytes()
+        pem = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    check_pem(pem, str(path))
+    return pem

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class DefaultCommandGroup(click.Group):
@@ -27,6 +30,18 @@ class DefaultCommandGroup(click.Group):
         if begin is not None:
             args = [*args[:begin], self.default_command, *args[begin:]]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the default command's options besides the group's own."""
+        found = super().shell_complete(ctx, incomplete)
+        command = self.get_command(ctx, self.default_command)
+        if command is None or not incomplete.startswith("-"):
+            return found
+        known = {item.value for item in found}
+        with command.make_context(self.default_command, [], parent=ctx, resilient_parsing=True) as below:
+            return found + [
+                item for item in command.shell_complete(below, incomplete) if item.value not in known
+            ]
 
     def _begin_of_default(self, ctx: click.Context, args: Sequence[str]) -> int | None:
         """Return where the options of the default command begin; None if it is not meant."""

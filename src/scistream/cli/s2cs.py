@@ -8,14 +8,17 @@ import click
 
 from scistream.cli import options
 from scistream.cli.completion import completion
+from scistream.cli.config_file import config_option
 from scistream.cli.groups import DefaultCommandGroup
+from scistream.cli.output import print_json
+from scistream.cli.running import run_program
 from scistream.cli.s2cs_start import start
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group(cls=DefaultCommandGroup, default_command="start", context_settings=options.CONTEXT_SETTINGS)
-@options.config_option()
+@config_option()
 @options.version_option()
 def s2cs() -> None:
     """Control server of a gateway: takes requests for streaming sessions and carries them out.
@@ -48,7 +51,7 @@ s2cs.add_command(completion)
     help="Directory for server.crt and server.key.",
 )
 @options.json_option()
-@options.config_option()
+@config_option()
 def cert(hosts: tuple[str, ...], directory: Path, as_json: bool) -> None:
     """Make the control server's certificate and private key.
 
@@ -64,7 +67,7 @@ def cert(hosts: tuple[str, ...], directory: Path, as_json: bool) -> None:
     certificate, private_key = write_certificate(directory, hosts)
     digest = fingerprint(certificate.read_bytes())
     if as_json:
-        options.print_json(certificate=str(certificate), private_key=str(private_key), sha256=digest)
+        print_json(certificate=str(certificate), private_key=str(private_key), sha256=digest)
     else:
         click.echo(f"certificate  {certificate}\nprivate key  {private_key}\nSHA-256      {digest}")
 
@@ -74,31 +77,38 @@ def cert(hosts: tuple[str, ...], directory: Path, as_json: bool) -> None:
 @click.option("--auth-file", type=_FILE, required=True, help="Hashes of all tokens; made if it is not there.")
 @click.option("--out", "token_file", type=_FILE, required=True, help="New file for the token, mode 0600.")
 @options.json_option()
-@options.config_option()
+@config_option()
 def token(name: str, auth_file: Path, token_file: Path, as_json: bool) -> None:
-    """Make a token for the user NAME.
+    """Make a token for the user NAME; earlier ones go on being good.
 
     The hash goes into the file that 's2cs start --auth-file' reads when it starts, the token into a file for
-    the user.
+    the user. To withdraw one, take its line out of that file and restart s2cs; the line begins with the
+    SHA-256 of the token.
 
     \b
     Example:
       s2cs token alice --auth-file tokens.toml --out alice.token
     """
-    from scistream.auth.shared_key import create_token_file
+    from scistream.auth.shared_key import count_tokens, create_token_file
 
     create_token_file(name, auth_file, token_file)
+    tokens = count_tokens(name, auth_file)
     if as_json:
-        options.print_json(name=name, auth_file=str(auth_file), token_file=str(token_file))
+        print_json(name=name, auth_file=str(auth_file), token_file=str(token_file), tokens=tokens)
     else:
         click.echo(
             f"token of {name} in {token_file}; its hash in {auth_file}. Restart s2cs to let {name} in."
         )
+        if tokens > 1:
+            click.echo(
+                f"{name} has {tokens} tokens now, the earlier ones hold; 's2cs token --help' says how to "
+                "withdraw them."
+            )
 
 
 def main() -> None:
     """Run ``s2cs``."""
-    options.run_program(s2cs, "s2cs")
+    run_program(s2cs, "s2cs")
 
 
 if __name__ == "__main__":  # for programs that start it by this interpreter

@@ -15,13 +15,16 @@ import click
 
 from scistream.cli import options
 from scistream.cli.completion import completion
+from scistream.cli.config_file import config_option
+from scistream.cli.output import emit, error_events
+from scistream.cli.running import run_program, run_until_done
 from scistream.core.endpoint import Endpoint
 from scistream.errors import ConfigurationError, DataServerError, ResourceExhausted
 
 if TYPE_CHECKING:
     from scistream.dataserver import ChannelStatistics, TlsCredentials
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _UID = "s2ds"
 _LEGS = ("listener", "target")
 
@@ -104,7 +107,7 @@ class _Encryption:
     help="Show what was carried every so many seconds.",
 )
 @options.json_option("Print events as JSON lines.")
-@options.config_option()
+@config_option()
 @options.verbose_option()
 def forward(
     listen: tuple[str, ...],
@@ -150,8 +153,8 @@ def forward(
         "congestion_wan": congestion_wan,
         "tls_engine": tls_engine,
     }
-    with options.error_events(enabled=as_json):
-        options.run_until_done(lambda: relay.run(backend_options))
+    with error_events(enabled=as_json):
+        run_until_done(lambda: relay.run(backend_options))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +200,7 @@ class _Relay:
         bound = [Endpoint(*listener.getsockname()[:2]) for listener in listeners]
         targets = [self.targets[index % len(self.targets)] for index in range(len(bound))]
         if self.as_json:
-            options.emit(
+            emit(
                 "ready",
                 listeners=[str(one) for one in bound],
                 targets=[str(one) for one in targets],
@@ -209,7 +212,7 @@ class _Relay:
 
     def _show(self, event: str, channels: Sequence[ChannelStatistics]) -> None:
         if self.as_json:
-            options.emit(event, channels=[asdict(channel) for channel in channels])
+            emit(event, channels=[asdict(channel) for channel in channels])
         elif self.statistics_interval_s is not None or event == "done":
             to_target = sum(channel.bytes_to_target for channel in channels)
             from_target = sum(channel.bytes_from_target for channel in channels)
@@ -260,4 +263,4 @@ s2ds.add_command(completion)
 
 def main() -> None:
     """Run ``s2ds``."""
-    options.run_program(s2ds, "s2ds")
+    run_program(s2ds, "s2ds")

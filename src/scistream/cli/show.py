@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from scistream.cli.options import print_json
+from scistream.cli.output import print_json
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import State
 from scistream.core.status import SessionStatus
+
+#: Until the other side is known, a session is neither encrypted nor plain.
+_BEFORE_ENCRYPTION = {State.QUEUED, State.REQUESTED, State.RESERVED, State.ANNOUNCED, State.CONNECTING}
 
 
 def show_pairs(values: Mapping[str, Any], *, as_json: bool) -> None:
@@ -32,11 +35,15 @@ def show_listeners(listeners: Sequence[Endpoint]) -> None:
 
 
 def status_as_json(session: SessionStatus) -> dict[str, Any]:
-    """Return the status of one side of a session as JSON takes it."""
+    """Return the status of one side of a session as JSON takes it.
+
+    ``encrypted`` is None as long as that is not settled.
+    """
     return {
         **asdict(session),
         "role": session.role.value,
         "state": session.state.value,
+        "encrypted": session.encrypted or (None if session.state in _BEFORE_ENCRYPTION else False),
         "listeners": list(map(str, session.listeners)),
         "targets": list(map(str, session.targets)),
         "channels": [asdict(channel) for channel in session.channels],
@@ -50,31 +57,27 @@ def show_sessions(sessions: Sequence[Mapping[str, Any]], *, as_json: bool) -> No
         return
     if not sessions:
         click.echo("no sessions")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
     for uid in dict.fromkeys(one["uid"] for one in sessions):
-        table = Table("side", "at", "state", "TLS", "open", "bytes →", "bytes ←", title=f"session {uid}")
+        click.echo(f"session {uid}")
         for one in sessions:
             if one["uid"] == uid:
-                table.add_row(
-                    one["role"],
-                    one["server"],
-                    one["state"],
-                    _text(one["encrypted"]),
-                    str(_sum(one, "connections_open")),
-                    str(_sum(one, "bytes_to_target")),
-                    str(_sum(one, "bytes_from_target")),
-                )
-        console.print(table)
-        for one in sessions:
-            if one["uid"] == uid:
-                route = f"{' '.join(one['listeners'])} → {' '.join(one['targets']) or '(no target yet)'}"
-                console.print(f"  {one['role']}  {route}{'  ' if one['reason'] else ''}{one['reason']}")
-                for note in _notes(one):
-                    console.print(f"        {note}")
+                _show_side(one)
+
+
+def _show_side(one: Mapping[str, Any]) -> None:
+    reason = f": {one['reason']}" if one["reason"] else ""
+    click.echo(f"  {one['role']} {one['state']} at {one['server']}{reason}")
+    encrypted = {None: "not yet", False: "no", True: "yes"}[one["encrypted"]]
+    for line in (
+        f"{' '.join(one['listeners'])} → {' '.join(one['targets']) or '(no target yet)'}",
+        f"TLS between the gateways: {encrypted}",
+        f"connections: {_sum(one, 'connections_open')} open, {_sum(one, 'connections_total')} in all, "
+        f"{_sum(one, 'connections_failed')} failed",
+        f"forwarded: → {human_bytes(_sum(one, 'bytes_to_target'))}  "
+        f"← {human_bytes(_sum(one, 'bytes_from_target'))}",
+        *_notes(one),
+    ):
+        click.echo(f"       {line}")
 
 
 def show_list(sessions: Sequence[Mapping[str, Any]], *, ended_too: bool, as_json: bool) -> None:
@@ -96,19 +99,28 @@ def show_list(sessions: Sequence[Mapping[str, Any]], *, ended_too: bool, as_json
         states = "  ".join(f"{side['role']} {side['state']} at {side['server']}" for side in sides)
         newest = max(sides, key=lambda side: float(side["seconds"]))
         carried = max(_sum(side, "bytes_to_target") + _sum(side, "bytes_from_target") for side in sides)
+        total, failed = (
+            max(_sum(side, counter) for side in sides)
+            for counter in ("connections_total", "connections_failed")
+        )
         click.echo(
-            f"{uid}  {states}  {newest['num_conn']} channels  {human_bytes(carried)}  "
-            f"{human_seconds(newest['seconds'])}"
+            f"{uid}  {states}  {count(newest['num_conn'], 'channel')}  {count(total, 'connection')}, "
+            f"{failed} failed  {human_bytes(carried)}  {human_seconds(newest['seconds'])}"
         )
 
 
-def human_bytes(count: float) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number of things: ``1 channel``, ``2 channels``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def human_bytes(number: float) -> str:
     """Return a number of bytes for people, in powers of 1000: ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def human_seconds(seconds: float) -> str:
@@ -126,7 +138,7 @@ def _notes(session: Mapping[str, Any]) -> list[str]:
     if session["idle_timeout_s"]:
         notes.append(f"ends after {session['idle_timeout_s']:g} s without traffic")
     if session["restarts"]:
-        notes.append(f"data server restarted {session['restarts']} times: {session['notice']}")
+        notes.append(f"data server restarted {count(session['restarts'], 'time')}: {session['notice']}")
     return notes
 
 

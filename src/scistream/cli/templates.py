@@ -103,4 +103,5 @@ def _noun(role: Role) -> str:
 
 def _count(known: Mapping[str, str]) -> str:
     plural = "listeners" if known["role"] == Role.CONSUMER else "addresses"
-    return f"{known[plural].count(',') + 1} {plural}"
+    count = known[plural].count(",") + 1
+    return f"1 {_noun(Role(known['role']))}" if count == 1 else f"{count} {plural}"

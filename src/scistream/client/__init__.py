@@ -17,7 +17,7 @@ Works in scripts, threads and notebooks. Programs with an event loop of their ow
 which has the same names. Every error is a `scistream.errors.SciStreamError`.
 """
 
-from scistream.client.aio import BothSides, CallUnknown, SessionEnd, Unreachable
+from scistream.client.aio import BothSides, CallUnknown, SessionEnd, Unreachable, Untrusted
 from scistream.client.control import ControlClient, Facility
 from scistream.client.session import StreamingSession, open_session, register, reserve_side
 from scistream.core.endpoint import Endpoint
@@ -33,6 +33,7 @@ __all__ = [
     "SessionEnd",
     "StreamingSession",
     "Unreachable",
+    "Untrusted",
     "open_session",
     "register",
     "reserve_side",

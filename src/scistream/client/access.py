@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from scistream.core.endpoint import Endpoint
+from scistream.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +18,7 @@ class Access:
     endpoint : Endpoint
         Where the control server serves.
     server_certificate_pem : bytes or None
-        Its certificate (or its authority's); None trusts what this machine trusts.
+        Its certificate (or its authority's); None trusts what this machine trusts. None without `tls`.
     token : str or None
         The user's, for this facility.
     tls : bool
@@ -27,3 +29,15 @@ class Access:
     server_certificate_pem: bytes | None = None
     token: str | None = field(default=None, repr=False)
     tls: bool = True
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Check that `timeout_s` is a time that can be waited.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not a number above 0, or not finite.
+    """
+    if not 0 < timeout_s < math.inf:
+        raise ConfigurationError(f"timeout_s is {timeout_s}; it has to be a number of seconds above 0")

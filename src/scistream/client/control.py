@@ -13,7 +13,7 @@ from scistream.client.background import run
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.status import SessionStatus
-from scistream.wire.convert import Grant
+from scistream.wire.answers import Grant
 
 _CALL_TIMEOUT_S = 30.0
 

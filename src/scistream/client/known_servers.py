@@ -8,8 +8,6 @@ in the user's data directory (XDG), where only the user may write::
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import os
 import re
@@ -18,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from scistream.core.endpoint import Endpoint
-from scistream.errors import ConfigurationError, DeadlineExceeded, PeerError
+from scistream.errors import ConfigurationError
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{64}", re.ASCII)
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -60,40 +58,6 @@ def parse_fingerprint(text: str) -> str:
             "the operator has it from: openssl x509 -in server.crt -noout -fingerprint -sha256"
         )
     return _colons(bytes.fromhex(digits))
-
-
-async def ask_certificate(endpoint: Endpoint, *, timeout_s: float) -> bytes:
-    """Return the certificate (PEM) that the server at `endpoint` shows; whether it is the right one is open.
-
-    Raises
-    ------
-    PeerError
-        It cannot be reached, or speaks no TLS.
-    DeadlineExceeded
-        It does not answer in time.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the certificate is what is asked for, and nothing else is sent
-    context.set_alpn_protocols(["h2"])
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(
-                endpoint.host, endpoint.port, ssl=context, server_hostname=endpoint.host
-            )
-            try:
-                der: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"{endpoint} showed no certificate within {timeout_s:g} s") from error
-    except OSError as error:  # ssl.SSLError among them
-        raise PeerError(f"{endpoint} cannot be asked for its certificate: {error}") from error
-    if der is None:
-        raise PeerError(f"{endpoint} shows no certificate")
-    return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
 def find_known_server(endpoint: Endpoint) -> bytes | None:

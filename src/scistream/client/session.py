@@ -11,7 +11,7 @@ from scistream.client.background import run
 from scistream.client.control import ControlClient
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
-from scistream.wire.convert import Grant
+from scistream.wire.answers import Grant
 
 
 class StreamingSession:
@@ -64,9 +64,10 @@ class StreamingSession:
         Raises
         ------
         InvalidArgument
-            A target is none, or there is none; the session is as it was.
+            A target is none, or there is none.
         SciStreamError
-            The producer's control server failed. Both sides have been released.
+            The producer's control server cannot be reached, or refuses it. The session goes on as it was;
+            only if it has ended there, the other side has been released too.
         """
         run(self._session.retarget(targets))
 
@@ -133,7 +134,7 @@ def open_session(
     """Open a session through two facilities' gateways, and return it when both data servers forward.
 
     Parameters and errors are those of `scistream.client.aio.open_session`; `progress` is called in another
-    thread. Ctrl-C while it opens leaves nothing behind on either side.
+    thread. Ctrl-C while it opens leaves nothing of it behind on either side.
 
     Examples
     --------
@@ -166,7 +167,7 @@ def open_session(
     except BaseException:
         # interrupted when it was open already, and nobody has it
         if opened:
-            run(opened[0].release())
+            run(opened[0].abandon())
         raise
 
 

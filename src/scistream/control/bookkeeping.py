@@ -45,20 +45,38 @@ class Bookkeeping:
 
     # --- histories -------------------------------------------------------------------------------------
 
-    def history(self, session: Session) -> History:
-        """Return the history of `session`, up to date; one that is not known begins now."""
-        history = self._histories.get(session.key)
-        if history is None:
-            history = self._histories[session.key] = History(boot_clock_s())
-        if (shell := self._shell_of(session.key)) is not None:
+    def history(self, key: SessionKey) -> History:
+        """Return the history of the session `key`, as it is known; one that is not known begins now."""
+        return self._histories.setdefault(key, History(boot_clock_s()))
+
+    def refresh(self, key: SessionKey) -> History:
+        """Bring the history of the session `key` up to date, and return it."""
+        history = self.history(key)
+        if (shell := self._shell_of(key)) is not None:
             history.handle = shell.handle
             history.channels = shell.last_statistics
             history.carried = shell.carried
         return history
 
-    def take_over(self, session: Session, history: History) -> None:
-        """Keep the history of a session of an earlier control server."""
+    def freed(self, key: SessionKey, shell: SessionShell) -> None:
+        """Note what the session, which is over, has carried in all; it has no data server any more."""
+        history = self.history(key)
+        history.handle = ""
+        history.channels = shell.last_statistics
+        history.carried = shell.carried
+        self.changed(key)
+
+    def take_over(self, session: Session, history: History, *, rebooted: bool) -> None:
+        """Keep the history of a session of an earlier control server; if it lives no more, it ends now.
+
+        After a boot nobody knows how long it had lived: the moments are those of another clock.
+        """
         self._histories[session.key] = history
+        if session.state.ended:
+            history.deadlines_s.clear()
+            if history.end_s is None:
+                history.end_s = history.begin_s if rebooted else boot_clock_s()
+        self.changed(session.key)
 
     def begin(self, key: SessionKey) -> None:
         """Forget what there was of an earlier session of that name: a new one begins."""
@@ -92,32 +110,59 @@ class Bookkeeping:
         self._changed.add(key)
 
     def save(self) -> None:
-        """Write what has changed; if that fails, it is tried again, and `check_writable` says so."""
+        """Write what has changed; what cannot be written is tried again, and `check_writable` says so."""
         for key in list(self._histories) if len(self._histories) > self._table.remembered else ():
             if self._table.find(key) is None:
                 del self._histories[key]
                 self._changed.add(key)
-        content: dict[SessionKey, tuple[Session, History] | None] = {}
-        for key in self._changed:
-            session = self._table.find(key)
-            if session is not None:
-                content[key] = session, self.history(session)
-            elif self.number(key) is not None:
-                content[key] = None
-        if self._journal is None or not content:
-            self._changed.clear()
-            return
+        failure = ""
         try:
-            self._journal.save(content)
+            self._write(self._changed)
         except sqlite3.Error as error:
+            failure = str(error)
             if not self._failure:
                 logger.exception("the journal cannot be written; new sessions are refused until it can be")
-            self._failure = str(error)
-            return
-        if self._failure:
+        except Exception:  # one session is to blame, and the others are not to suffer from it
+            logger.debug("sessions are written one by one", exc_info=True)
+            failure = self._write_one_by_one()
+        if self._failure and not failure:
             logger.warning("the journal can be written again")
-        self._failure = ""
-        self._changed.clear()
+        self._failure = failure
+
+    def _write_one_by_one(self) -> str:
+        failure = ""
+        for key in tuple(self._changed):
+            try:
+                self._write({key})
+            except Exception as error:
+                # told to all callers: nothing in it is anybody's
+                failure = f"unexpected {type(error).__name__}; its log says more"
+                if not self._failure:
+                    logger.exception("session %s cannot be written to the journal", key.uid)
+        return failure
+
+    def _write(self, keys: set[SessionKey]) -> None:
+        content: dict[SessionKey, tuple[Session, History] | None] = {}
+        for key in keys if self._journal is not None else ():
+            session = self._table.find(key)
+            if session is not None:
+                content[key] = session, self.refresh(key)
+            elif self.number(key) is not None:
+                content[key] = None
+        if self._journal is not None and content:
+            self._journal.save(content)
+        self._changed -= set(keys)
+
+    def check_written(self, key: SessionKey) -> None:
+        """Refuse to go on with a session that the next control server would not know.
+
+        Raises
+        ------
+        ResourceExhausted
+            It could not be written as it is.
+        """
+        if key in self._changed:
+            raise ResourceExhausted(self._refusal())
 
     def check_writable(self) -> None:
         """Try again to write what could not be written.
@@ -130,7 +175,10 @@ class Bookkeeping:
         if self._failure:
             self.save()
         if self._failure:
-            raise ResourceExhausted(
-                f"this gateway's state directory cannot be written ({self._failure}); no new sessions until "
-                "its operator has made room"
-            )
+            raise ResourceExhausted(self._refusal())
+
+    def _refusal(self) -> str:
+        return (
+            f"this gateway's state directory cannot be written ({self._failure}); no new sessions until "
+            "its operator has made room"
+        )

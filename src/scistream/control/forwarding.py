@@ -130,10 +130,7 @@ class Forwarding:
         """Close every connection and end the data server; bounded in time."""
         self._stopping = True
         if self._server is not None:
-            try:
-                await self._look(_LAST_STATISTICS_TIMEOUT_S)
-            except Exception:
-                logger.exception("session %s: asking for the last statistics failed", self._uid)
+            await self._look(_LAST_STATISTICS_TIMEOUT_S)
             self.known = _closed(self.known)
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -163,15 +160,22 @@ class Forwarding:
             self._died(f"the data server ended: {reason}")
 
     async def _look(self, timeout_s: float) -> None:
-        if self._server is None or self._watch is None:
+        """Bring `known` up to date; where that fails, whatever the reason, it stays as it is."""
+        server = self._server
+        if server is None or self._watch is None:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                now = await self._server.statistics()
+                now = await server.statistics()
+            known = _sum(self.carried, now) if self.carried else now
         except (DataServerError, TimeoutError) as error:
             logger.warning("session %s: no statistics: %r", self._uid, error)
             return
-        self.known = _sum(self.carried, now) if self.carried else now
+        except Exception:
+            logger.exception("session %s: asking for its statistics failed", self._uid)
+            return
+        if server is self._server:  # else what it has carried is in `carried` already
+            self.known = known
 
 
 def _closed(channels: Channels) -> Channels:

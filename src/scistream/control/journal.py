@@ -1,22 +1,24 @@
 """What a control server must know of its sessions after it was killed: an SQLite database.
 
-It is written at each change, before anybody is told of it.
+It is written once in each turn of the event loop in which anything has changed, before anybody is told of it.
 
 The database is in WAL mode: what was written before an answer went out is there after a ``kill -9``. (Only a
 power cut may lose the newest changes, and then no stream is left that they could be about.) It holds no
 secret: private keys are files of `scistream.control.state_dir`.
 
 Moments are seconds of the system's boot clock, so that leases count on while no control server runs, whatever
-is done to the wall clock. After a boot they mean nothing: `Journal.rebooted` tells.
+is done to the wall clock. After a boot they mean nothing: `Journal.rebooted` tells, until a control server
+has recovered. One that fails before that leaves the journal to the next as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,15 +111,17 @@ class Journal:
 
     def __init__(self, directory: StateDirectory, data_server: str) -> None:
         self._path = directory.path / "journal.db"
+        self._data_server = data_server
         self._numbers: dict[SessionKey, int] = {}
-        try:
+        with self._usable(), contextlib.ExitStack() as undo:
             self._path.touch(mode=0o600)
             self._db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+            undo.callback(self._db.close)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._prepare()
-            boot_id = _BOOT_ID.read_text().strip()
-            self.rebooted = self._swap("boot_id", boot_id) not in {None, boot_id}
+            self._boot_id = _BOOT_ID.read_text().strip()
+            self.rebooted = self._get("boot_id") not in {None, self._boot_id}
             self._entries = self._load()
             before = self._get("data_server")
             if before not in {None, data_server} and any(
@@ -127,7 +131,12 @@ class Journal:
                     f"the sessions in {self._path} have data servers of the kind {before!r}, not "
                     f"{data_server!r}; start with --data-server {before}, or give another --state-dir"
                 )
-            self._swap("data_server", data_server)
+            undo.pop_all()
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(
                 f"the journal {self._path} cannot be used: {error}; if it is damaged, move it away "
@@ -138,6 +147,18 @@ class Journal:
         """Return the sessions found when the journal was opened, in the order of their requests."""
         entries, self._entries = self._entries, []
         return entries
+
+    def recovered(self) -> None:
+        """Note that what was found is this control server's now: in this boot, with its kind of data server.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be written.
+        """
+        with self._usable():
+            for name, value in (("boot_id", self._boot_id), ("data_server", self._data_server)):
+                self._db.execute("INSERT OR REPLACE INTO gateway VALUES (?, ?)", (name, value))
 
     def knows(self, key: SessionKey) -> bool:
         """Return whether the session has been saved, and not been forgotten."""
@@ -199,11 +220,6 @@ class Journal:
     def _get(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM gateway WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
-
-    def _swap(self, name: str, value: str) -> str | None:
-        before = self._get(name)
-        self._db.execute("INSERT OR REPLACE INTO gateway VALUES (?, ?)", (name, value))
-        return before
 
     def _load(self) -> list[Entry]:
         entries = []

@@ -8,22 +8,24 @@ import socket
 from collections.abc import Iterable
 
 from scistream.core.endpoint import Endpoint
-from scistream.errors import InvalidArgument
+from scistream.errors import InvalidArgument, PeerError
 
 # The callers wait for more than that besides; the reference client gives up after 5 s in all.
-_TIMEOUT_S = 3.0
+TIMEOUT_S = 3.0
 
 
-async def check_hosts(targets: Iterable[Endpoint], uid: str) -> None:
-    """Look all host names of `targets` up.
+async def check_hosts(targets: Iterable[Endpoint], uid: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Look all host names of `targets` up, each within `timeout_s`.
 
     Raises
     ------
     InvalidArgument
         One has no address here.
+    PeerError
+        No name server answers; another time one may.
     """
     names = {target.host for target in targets if not _is_address(target.host)}
-    await asyncio.gather(*(_look_up(name, uid) for name in sorted(names)))
+    await asyncio.gather(*(_look_up(name, uid, timeout_s) for name in sorted(names)))
 
 
 def _is_address(host: str) -> bool:
@@ -34,13 +36,21 @@ def _is_address(host: str) -> bool:
     return True
 
 
-async def _look_up(name: str, uid: str) -> None:
+async def _look_up(name: str, uid: str, timeout_s: float) -> None:
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
+        # a time limit of the operating system's, and ours, are both an OSError
+        if isinstance(error, TimeoutError) or (
+            isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+        ):
+            raise PeerError(
+                f"session {uid}: this gateway cannot look the host {name} up now: its name server does not "
+                "answer; nothing was changed, ask again in a moment"
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
         raise InvalidArgument(
-            f"session {uid}: this gateway does not know the host {name} "
-            f"({getattr(error, 'strerror', None) or 'its name server does not answer'}); nothing was changed"
+            f"session {uid}: this gateway does not know the host {name} ({reason}); nothing was changed"
         ) from error

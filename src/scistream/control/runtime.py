@@ -7,15 +7,18 @@ decided before anything arrives here. Every change is in the journal before anyb
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from scistream.config import StopMode
 from scistream.control.bookkeeping import Bookkeeping
+from scistream.control.calls import Calls
+from scistream.control.ending import Ending
+from scistream.control.failures import ShellCommand, failed, unexpected
 from scistream.control.gateway import Gateway
 from scistream.control.journal import Entry, Journal, boot_clock_s
-from scistream.control.shell import Identity, SessionShell
+from scistream.control.keypair import KeyPair
+from scistream.control.shell import SessionShell
 from scistream.control.status import session_status
 from scistream.control.timers import Timers
 from scistream.core.commands import (
@@ -31,28 +34,13 @@ from scistream.core.commands import (
     SetTimer,
     StartDataServer,
 )
-from scistream.core.events import (
-    CallAbandoned,
-    CallEvent,
-    DataServerFailed,
-    Event,
-    Release,
-    Request,
-    ReservationFailed,
-    SessionFreed,
-    SessionKey,
-)
+from scistream.core.events import CallAbandoned, CallEvent, Event, Release, Request, SessionFreed, SessionKey
 from scistream.core.session import Session, State
 from scistream.core.status import SessionStatus
 from scistream.core.table import SessionTable
-from scistream.errors import CallerError, ConfigurationError, PeerError
+from scistream.errors import CallerError, PeerError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
-
-# How often a server that drains looks whether streams have finished.
-_DRAIN_LOOK_S = 0.2
-# Also after the time for draining is over.
-_RELEASE_TIMEOUT_S = 5.0
 
 
 class Runtime:
@@ -71,9 +59,7 @@ class Runtime:
     def __init__(self, table: SessionTable, gateway: Gateway, journal: Journal | None = None) -> None:
         self._table = table
         self._gateway = gateway
-        self._journal = journal
-        self._numbers = itertools.count(1)
-        self._calls: dict[int, asyncio.Future[Reply]] = {}
+        self._calls = Calls()
         self._shells: dict[SessionKey, SessionShell] = {}
         self._books = Bookkeeping(table, journal, self._shells.get)
         self._timers = Timers(self._books, self._report)
@@ -86,7 +72,7 @@ class Runtime:
 
     def next_call(self) -> int:
         """Return a number for one call."""
-        return next(self._numbers)
+        return self._calls.next()
 
     async def call(self, event: CallEvent) -> Reply:
         """Let `event` happen and return its answer, when there is one. Cancelling it says that nobody waits.
@@ -102,16 +88,13 @@ class Runtime:
             raise PeerError(f"session {event.key.uid}: this control server is shutting down")
         if isinstance(event, Request):
             self._books.check_writable()
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._calls[event.call] = answer
-        try:
-            self._handle(event)
-            return await answer
-        except asyncio.CancelledError:
-            self._handle(CallAbandoned(key=event.key, call=event.call))
-            raise
-        finally:
-            del self._calls[event.call]
+        with self._calls.waiting(event.call) as answer:
+            try:
+                self._handle(event)
+                return await answer
+            except asyncio.CancelledError:
+                self._handle(CallAbandoned(key=event.key, call=event.call))
+                raise
 
     async def status(self, owner: str, uid: str = "") -> tuple[SessionStatus, ...]:
         """Return what there is to see of the session `uid` of `owner`, or of all of that owner's.
@@ -125,12 +108,23 @@ class Runtime:
             sessions = [self._table.get(SessionKey(owner, uid))]
         else:
             sessions = [session for session in self._table if session.key.owner == owner]
-        return tuple([await self._status(session) for session in sessions])
+        return tuple(await asyncio.gather(*map(self._status, sessions)))
 
     async def _status(self, session: Session) -> SessionStatus:
+        history = self._books.history(session.key)
         if (shell := self._shells.get(session.key)) is not None:
-            await shell.statistics()
-        return session_status(session, self._books.history(session), self._gateway)
+            history.channels = await shell.statistics()
+        return session_status(session, history, self._gateway)
+
+    def check_known(self, key: SessionKey) -> None:
+        """Refuse to do anything for a session that is not here.
+
+        Raises
+        ------
+        SessionNotFound
+            Its owner has no such session.
+        """
+        self._table.get(key)
 
     # --- the beginning ---------------------------------------------------------------------------------
 
@@ -149,7 +143,7 @@ class Runtime:
         Returns
         -------
         tuple of int
-            How many sessions live on, and how many data servers nobody knew.
+            How many sessions live on, and how many data servers there were that no living session has.
         """
         running: list[Command] = []
         others: list[Command] = []
@@ -158,9 +152,9 @@ class Runtime:
             if rebooted and not session.state.ended:
                 session.state, session.outcome = State.RELEASING, State.FAILED
                 session.reason = "the gateway's machine was started anew"
-            self._books.take_over(session, entry.history)
-            self._books.changed(session.key)
-            for command in self._table.restore(session):
+            commands = self._table.restore(session)
+            self._books.take_over(session, entry.history, rebooted=rebooted)
+            for command in commands:
                 adopts = isinstance(command, AdoptDataServer) and entry.history.handle
                 (running if adopts else others).append(command)
         await self._carry_out_and_settle(running)
@@ -182,71 +176,23 @@ class Runtime:
     async def close(self, mode: StopMode, timeout_s: float) -> None:
         """End as `mode` says, within `timeout_s`. New requests are refused from now on."""
         self._closing = True
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
+        ending = Ending(self._table, self._shells, self._idle, self._release)
         if mode is StopMode.KEEP:
-            await self._let_go()
-            return
-        if mode is StopMode.DRAIN:
-            await self._drain(deadline_s)
-        deadline_s = max(deadline_s, loop.time() + _RELEASE_TIMEOUT_S)
-        await self._release(lambda _: True, deadline_s)
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.warning("%d sessions are not free", len(self._shells))
-        self._timers.stop()
-
-    async def _drain(self, deadline_s: float) -> None:
-        """Wait for the streams to finish; release every session as soon as it has no connection."""
-        loop = asyncio.get_running_loop()
-        said = False
-        while True:
-            shells = dict(self._shells)
-            found = await asyncio.gather(*(shell.statistics() for shell in shells.values()))
-            busy = {
-                key
-                for key, channels in zip(shells, found, strict=True)
-                if any(channel.connections_open for channel in channels)
-            }
-            await self._release(lambda session: session.key not in busy, deadline_s)  # noqa: B023 - called now
-            if not self._shells or loop.time() >= deadline_s:
-                return
-            if not said:
-                said = True
-                logger.info("waiting for the streams of %d sessions to finish", len(self._shells))
-            try:
-                async with asyncio.timeout(min(_DRAIN_LOOK_S, max(0.0, deadline_s - loop.time()))):
-                    await self._idle.wait()
-            except TimeoutError:
-                continue
-
-    async def _release(self, which: Callable[[Session], bool], deadline_s: float) -> None:
-        """Release the living sessions that `which` chooses, and wait until all that have ended are free."""
-        live = [session.key for session in self._table if not session.state.ended and which(session)]
-        if live:
-            logger.info("releasing %d sessions", len(live))
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                await asyncio.gather(*(self.call(Release(key=key, call=self.next_call())) for key in live))
-        except TimeoutError:
-            logger.warning("not all of %d sessions were released in time", len(live))
-
-    async def _let_go(self) -> None:
-        """Stop, and leave all data servers running for the next control server."""
-        shells = tuple(self._shells.values())
-        await asyncio.gather(*(shell.statistics() for shell in shells))
-        for session in self._table:
-            self._books.changed(session.key)
+            await ending.last_figures()
+            for session in self._table:
+                self._books.changed(session.key)
+        else:
+            await ending.release_all(timeout_s, drain=mode is StopMode.DRAIN)
         self._flush()
         self._detached = True
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(PeerError("this control server is being restarted; ask again in a moment"))
         self._timers.stop()
-        await asyncio.gather(*(shell.let_go() for shell in shells))
-        logger.info("%d sessions go on without a control server", len(shells))
+        why = "being restarted; ask again in a moment" if mode is StopMode.KEEP else "shutting down"
+        self._calls.refuse_all(PeerError, f"this control server is {why}")
+        if mode is StopMode.KEEP:
+            await ending.let_go()
+
+    async def _release(self, key: SessionKey) -> None:
+        await self.call(Release(key=key, call=self.next_call()))
 
     # --- events and commands ---------------------------------------------------------------------------
 
@@ -293,6 +239,8 @@ class Runtime:
     def _flush(self) -> None:
         """Write what has changed, and only then let anybody know."""
         self._flush_is_due = False
+        if self._detached:
+            return
         self._books.save()
         pending, self._pending = self._pending, []
         for command in pending:
@@ -300,49 +248,40 @@ class Runtime:
                 self._carry_out(command)
             except Exception as error:
                 logger.exception("session %s: %s failed", command.key.uid, type(command).__name__)
-                reason = f"unexpected {type(error).__name__} in the control server; its log says more"
-                if isinstance(command, BindListeners | RecoverListeners):
-                    self._report(ReservationFailed(key=command.key, reason=reason))
-                elif isinstance(command, StartDataServer):
-                    self._report(DataServerFailed(key=command.key, reason=reason))
+                if isinstance(command, ShellCommand):
+                    self._report(failed(command, unexpected(error)))
 
     def _carry_out(self, command: Command) -> None:
         key = command.key
         match command:
-            case Reply(call=call):
-                if (answer := self._calls.get(call)) is not None and not answer.done():
-                    answer.set_result(command)
-            case Refuse(call=call, error=error):
-                if (answer := self._calls.get(call)) is not None and not answer.done():
-                    answer.set_exception(error)
-            case BindListeners() | RecoverListeners() | StartDataServer():
+            case Reply() | Refuse():
+                self._calls.answer(command)
+            case BindListeners():
+                try:
+                    self._books.check_written(key)
+                except ResourceExhausted as error:
+                    self._report(failed(command, str(error)))
+                else:
+                    self._shell(key).carry_out(command)
+            case RecoverListeners() | StartDataServer():
                 self._shell(key).carry_out(command)
             case LookForTraffic():
                 self._shell(key).look_for_traffic()
-            case FreeSession() if key in self._shells or self._books.number(key) is not None:
+            case FreeSession() if key in self._shells:
                 self._shell(key).free()
-            case FreeSession():  # it has never held anything
+            case FreeSession():  # it holds nothing of this process
                 asyncio.get_running_loop().call_soon(self._report_of_shell, SessionFreed(key=key))
 
     def _shell(self, key: SessionKey) -> SessionShell:
         if (shell := self._shells.get(key)) is None:
             self._idle.clear()
             session = self._table.get(key)
-            number, state = self._books.number(key), self._gateway.state
-            private_key_pem = b""
-            if session.certificate_pem and state is not None and number is not None:
-                try:
-                    private_key_pem = state.read_key(number)
-                except ConfigurationError:
-                    logger.exception("session %s: its private key is lost", key.uid)
             shell = self._shells[key] = SessionShell(
                 session,
-                Identity(
-                    number=number, certificate_pem=session.certificate_pem, private_key_pem=private_key_pem
-                ),
+                KeyPair(session, self._books.number(key), self._gateway.state),
                 self._gateway,
                 self._report_of_shell,
-                self._books.history(session),
+                self._books.history(key),
             )
         return shell
 
@@ -350,9 +289,9 @@ class Runtime:
         self._report(event)
         session = self._table.find(event.key)
         if session is None or session.freed:
-            if session is not None:
-                self._books.history(session)  # what it has carried is known here for the last time
-            self._shells.pop(event.key, None)
+            shell = self._shells.pop(event.key, None)
+            if session is not None and shell is not None:
+                self._books.freed(event.key, shell)
         if not self._shells:
             self._idle.set()
 

@@ -127,8 +127,8 @@ class ControlServer:
         except RuntimeError as error:
             await server.stop(None)
             raise ResourceExhausted(
-                f"{config.listen} cannot be listened on: another program (another s2cs?) has the port, "
-                "or the address is not this machine's; choose another with --listen HOST:PORT"
+                f"{config.listen} cannot be listened on: another program (another s2cs?) has the port; "
+                "choose another with --listen HOST:PORT"
             ) from error
         try:
             await backend.open(persistence)
@@ -138,6 +138,7 @@ class ControlServer:
         except BaseException:
             await server.stop(None)
             # streams of an earlier control server go on, whatever is wrong with this one
+            await runtime.close(StopMode.KEEP, 0)
             await (backend.close() if journal is None else backend.detach())
             raise
         self._server, self._runtime, self._backend = server, runtime, backend
@@ -200,7 +201,8 @@ class ControlServer:
                 len(entries) - self.recovered,
             )
         if strays:
-            logger.warning("%d sessions that data servers still had were ended: nobody knows them", strays)
+            logger.warning("%d data servers were ended: their sessions are over, or not known here", strays)
+        journal.recovered()
 
     async def stop(self, mode: StopMode = StopMode.RELEASE) -> None:
         """End everything; what becomes of the sessions says `mode`. Idempotent, bounded in time.

@@ -18,8 +18,7 @@ from scistream.auth.base import Authenticator
 from scistream.auth.certificates import check_certificate
 from scistream.control.names import check_hosts
 from scistream.control.runtime import Runtime
-from scistream.core.events import SessionKey
-from scistream.wire import convert
+from scistream.wire import answers, requests
 from scistream.wire import scistream_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -82,32 +81,31 @@ class ControlService:
         )
 
     async def _req(self, request: pb.Request, owner: str) -> Message:
-        event = convert.read_request(request, owner, self._runtime.next_call())
-        return convert.write_response(await self._runtime.call(event))
+        event = requests.read_request(request, owner, self._runtime.next_call())
+        return answers.write_response(await self._runtime.call(event))
 
     async def _hello(self, request: pb.Hello, owner: str) -> Message:
-        event = convert.read_hello(request, owner, self._runtime.next_call())
-        return convert.write_app_response(await self._runtime.call(event))
+        event = requests.read_hello(request, owner, self._runtime.next_call())
+        return answers.write_app_response(await self._runtime.call(event))
 
     async def _update(self, request: pb.UpdateTargets, owner: str) -> Message:
-        event = convert.read_update(request, owner, self._runtime.next_call())
+        event = requests.read_update(request, owner, self._runtime.next_call())
         if event.peer_certificate_pem:
             check_certificate(event.peer_certificate_pem)
+        self._runtime.check_known(event.key)
         await check_hosts(event.targets, request.uid)
-        return convert.write_response(await self._runtime.call(event))
+        return answers.write_response(await self._runtime.call(event))
 
     async def _release(self, request: pb.Release, owner: str) -> Message:
-        await self._runtime.call(convert.read_release(request, owner, self._runtime.next_call()))
+        await self._runtime.call(requests.read_release(request, owner, self._runtime.next_call()))
         return pb.Response()
 
     async def _renew(self, request: pb.RenewRequest, owner: str) -> Message:
-        event = convert.read_renew(request, owner, self._runtime.next_call())
-        return convert.write_response(await self._runtime.call(event))
+        event = requests.read_renew(request, owner, self._runtime.next_call())
+        return answers.write_response(await self._runtime.call(event))
 
     async def _status(self, request: pb.StatusRequest, owner: str) -> Message:
-        if request.uid:
-            SessionKey(owner, request.uid)
-        return convert.write_status(await self._runtime.status(owner, request.uid))
+        return answers.write_status(await self._runtime.status(owner, request.uid))
 
     def _method(
         self, name: str, kind: type[M], work: Callable[[M, str], Awaitable[Message]]

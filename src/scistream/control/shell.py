@@ -10,12 +10,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from scistream.auth.certificates import make_session_certificate
+from scistream.control.failures import ShellCommand, failed, unexpected
 from scistream.control.forwarding import Channels, Forwarding
 from scistream.control.gateway import Gateway
 from scistream.control.journal import History
+from scistream.control.keypair import KeyPair
 from scistream.control.listeners import bind_listeners
 from scistream.core.commands import (
     AdoptDataServer,
@@ -26,44 +26,22 @@ from scistream.core.commands import (
 )
 from scistream.core.events import (
     DataServerDied,
-    DataServerFailed,
     DataServerReady,
     DataServerRestarted,
     Event,
     ListenersBound,
     PortsTaken,
-    ReservationFailed,
-    Role,
     SessionFreed,
     TrafficSeen,
 )
 from scistream.core.session import Session
-from scistream.dataserver.base import DataServerSpec, TlsCredentials, TlsLeg
-from scistream.errors import ConfigurationError, DataServerError, ResourceExhausted
+from scistream.dataserver.base import DataServerSpec
+from scistream.errors import DataServerError, ResourceExhausted, SciStreamError
 
 logger = logging.getLogger(__name__)
 
 # More than the session rules can have under way at once: the updates that may wait, a reservation, a restart.
 _QUEUE_LENGTH = 64
-
-ShellCommand = BindListeners | RecoverListeners | StartDataServer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What a shell has to know of its session from the start.
-
-    Parameters
-    ----------
-    number : int or None
-        Under which its private key is kept; None: nowhere but in memory.
-    certificate_pem, private_key_pem : bytes
-        Of a session of an earlier control server; empty: they are made.
-    """
-
-    number: int | None
-    certificate_pem: bytes = b""
-    private_key_pem: bytes = b""
 
 
 class SessionShell:
@@ -71,6 +49,8 @@ class SessionShell:
 
     Parameters
     ----------
+    key_pair : KeyPair
+        The session's own.
     report : callable
         Takes the events that the commands lead to.
     history : History
@@ -80,7 +60,7 @@ class SessionShell:
     def __init__(
         self,
         session: Session,
-        identity: Identity,
+        key_pair: KeyPair,
         gateway: Gateway,
         report: Callable[[Event], None],
         history: History,
@@ -92,12 +72,10 @@ class SessionShell:
         self._behind = session.generation > session.ready_generation
         self._was_ready = session.ready_generation > 0
         self._recovered_ports = session.ports
-        self._identity = identity
+        self._key_pair = key_pair
         self._gateway = gateway
         self._report = report
         self._sockets: list[socket.socket] = []
-        self._certificate_pem = identity.certificate_pem
-        self._private_key_pem = identity.private_key_pem
         self._handle = history.handle
         self._forwarding = Forwarding(
             session.key.uid,
@@ -150,7 +128,13 @@ class SessionShell:
         return await self._forwarding.statistics()
 
     async def let_go(self) -> None:
-        """Stop working and close what is ours; the data server runs on, the private key is kept."""
+        """Stop working and close what is ours; the data server runs on, the private key is kept.
+
+        A session that is being freed is freed to its end, which is bounded in time.
+        """
+        if self._freeing is not None:
+            await asyncio.wait({self._freeing})
+            return
         await _cancelled(self._worker)
         if self._look is not None:
             await _cancelled(self._look)
@@ -173,28 +157,15 @@ class SessionShell:
                         await self._retarget(command)
                     case AdoptDataServer():
                         await self._adopt(command)
-                        self._ready(command)
                     case StartDataServer():
                         await self._start(command)
-                        self._ready(command)
-            except DataServerError as error:
-                self._report(DataServerFailed(key=self._key, reason=str(error)))
-            except (ResourceExhausted, ConfigurationError) as error:
-                self._report(ReservationFailed(key=self._key, reason=str(error)))
+            except SciStreamError as error:
+                self._report(failed(command, str(error)))
             except Exception as error:
                 logger.exception("session %s: %s failed", self._key.uid, type(command).__name__)
-                self._report(self._unexpected(command, error))
+                self._report(failed(command, unexpected(error)))
             finally:
                 self._todo.task_done()
-
-    def _unexpected(self, command: ShellCommand, error: Exception) -> Event:
-        reason = f"unexpected {type(error).__name__} in the control server; its log says more"
-        if isinstance(command, BindListeners | RecoverListeners):
-            return ReservationFailed(key=self._key, reason=reason)
-        return DataServerFailed(key=self._key, reason=reason)
-
-    def _ready(self, command: StartDataServer) -> None:
-        self._report(DataServerReady(key=self._key, generation=command.generation))
 
     # --- listeners and key -----------------------------------------------------------------------------
 
@@ -210,16 +181,14 @@ class SessionShell:
             self._report(PortsTaken(key=self._key, ports=tuple(bound.taken)))
             return
         if self._gateway.encrypts:
-            self._certificate_pem, self._private_key_pem = make_session_certificate(self._key.uid)
-            if self._gateway.state is not None and self._identity.number is not None:
-                self._gateway.state.write_key(self._identity.number, self._private_key_pem)
+            self._key_pair.make()
         ports = tuple(sock.getsockname()[1] for sock in self._sockets)
         self._report(
             ListenersBound(
                 key=self._key,
                 listeners=tuple(self._gateway.advertised(self._role, port) for port in ports),
                 ports=ports,
-                certificate_pem=self._certificate_pem,
+                certificate_pem=self._key_pair.certificate_pem,
             )
         )
 
@@ -240,14 +209,17 @@ class SessionShell:
                 uid=self._key.uid,
                 listeners=tuple(self._sockets),
                 targets=command.targets,
-                tls=self._credentials(command),
+                tls=self._key_pair.credentials(command.peer_certificate_pem),
                 rate_mbps=self._rate_mbps,
             )
         )
+        self._ready(command)
 
     async def _retarget(self, command: RetargetDataServer) -> None:
         try:
-            await self._forwarding.retarget(command.targets, self._credentials(command))
+            await self._forwarding.retarget(
+                command.targets, self._key_pair.credentials(command.peer_certificate_pem)
+            )
         except DataServerError:
             if await self._forwarding.has_died():
                 return  # the one that is started in its place has these targets
@@ -258,43 +230,40 @@ class SessionShell:
         if not self._handle:
             if self._was_ready:
                 raise DataServerError("its data server cannot outlive the control server, which died")
-            self._recover_for_start()
+            self._recover(self._recovered_ports)
             await self._start(command)
             return
         try:
             self._sockets += await self._forwarding.adopt(self._handle)
         except DataServerError as error:
             raise DataServerError(f"the data server died while no control server ran: {error}") from error
-        if self._behind:
-            await self._forwarding.retarget(command.targets, self._credentials(command))
+        if not self._behind:
+            self._ready(command)
+            return
+        # no call is served yet, so this is the next that is carried out
+        self.carry_out(
+            RetargetDataServer(
+                key=self._key,
+                generation=command.generation,
+                targets=command.targets,
+                peer_certificate_pem=command.peer_certificate_pem,
+            )
+        )
 
-    def _recover_for_start(self) -> None:
-        try:
-            self._recover(self._recovered_ports)
-        except ResourceExhausted as error:
-            raise DataServerError(str(error)) from error
-
-    def _credentials(self, command: StartDataServer) -> TlsCredentials | None:
-        if not command.peer_certificate_pem:
-            return None
-        if not self._private_key_pem:
-            raise DataServerError("the session's private key is not there any more; ask for a new session")
-        return TlsCredentials(
-            leg=TlsLeg.LISTENER if self._role is Role.PRODUCER else TlsLeg.TARGET,
-            certificate_pem=self._certificate_pem,
-            private_key_pem=self._private_key_pem,
-            peer_certificate_pem=command.peer_certificate_pem,
+    def _ready(self, command: StartDataServer) -> None:
+        self._report(
+            DataServerReady(
+                key=self._key,
+                generation=command.generation,
+                targets=command.targets,
+                peer_certificate_pem=command.peer_certificate_pem,
+            )
         )
 
     async def _see_traffic(self) -> None:
-        try:
-            channels = await self._forwarding.statistics()
-        except Exception:
-            logger.exception("session %s: asking for its traffic failed", self._key.uid)
-            channels = self._forwarding.known
         total = sum(
             channel.connections_total + channel.bytes_to_target + channel.bytes_from_target
-            for channel in channels
+            for channel in await self._forwarding.statistics()
         )
         self._report(TrafficSeen(key=self._key, total=total))
 
@@ -310,12 +279,7 @@ class SessionShell:
         await self._forwarding.stop()
         for sock in self._sockets:
             sock.close()
-        self._private_key_pem = b""
-        if self._gateway.state is not None and self._identity.number is not None:
-            try:
-                self._gateway.state.remove_key(self._identity.number)
-            except OSError:
-                logger.exception("session %s: its private key cannot be removed", self._key.uid)
+        self._key_pair.forget()
         self._report(SessionFreed(key=self._key))
 
 

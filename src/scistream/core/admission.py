@@ -97,9 +97,16 @@ class Admission:
             session.num_conn,
             session.rate_mbps,
         ):
+            uid = event.key.uid
+            if event.role is not session.role:
+                raise SessionExists(
+                    f"session {uid}: the name is in use here, as {session.role}, and producer and consumer "
+                    "need two control servers; use another uid, or release it first"
+                )
+            channels = "1 channel" if session.num_conn == 1 else f"{session.num_conn} channels"
             raise SessionExists(
-                f"session {event.key.uid} is here already, as {session.role} with {session.num_conn} "
-                f"channels at {session.rate_mbps:g} Mb/s; use another uid, or release it first"
+                f"session {uid} is here already, as {session.role} with {channels} "
+                f"at {session.rate_mbps:g} Mb/s; use another uid, or release it first"
             )
         if session.state in {State.QUEUED, State.REQUESTED, State.RESERVED}:
             session.requests.append(event.call)

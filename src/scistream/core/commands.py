@@ -54,7 +54,10 @@ class StartDataServer(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetargetDataServer(StartDataServer):
-    """Forward new connections to `targets` instead; old ones finish where they are."""
+    """Forward new connections to `targets` instead; old ones finish where they are.
+
+    Reported by `DataServerReady`, or by `RetargetFailed` where everything stays as it was.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ class AdoptDataServer(StartDataServer):
     """Find the data server again that forwards since before the control server ended.
 
     It need not have heard of the newest update: it is to forward to `targets` when it is reported ready.
+    Where it is found and will not do that, `RetargetFailed` is reported.
     """
 
 

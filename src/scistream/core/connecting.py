@@ -4,6 +4,9 @@ Every order to the data server has a number, its generation. Who sent an update 
 server has taken over that generation or a newer one. A data server that ends by itself is started again on
 the same listeners under a new generation, with the newest targets; so whoever waited for an older one is
 answered by it, and what its predecessor reported last cannot be mistaken for its own.
+
+A data server that cannot be retargeted goes on as before, and so does the session: who sent the update learns
+why, and the targets are again those of the last order that worked.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from scistream.core.commands import (
     CancelTimer,
     Command,
+    Refuse,
     RestartDataServer,
     RetargetDataServer,
     SetTimer,
@@ -22,12 +26,13 @@ from scistream.core.events import (
     DataServerFailed,
     DataServerReady,
     DataServerRestarted,
+    RetargetFailed,
     Timer,
     Update,
 )
 from scistream.core.leases import idle_timer
 from scistream.core.limits import Limits
-from scistream.core.replies import reply
+from scistream.core.replies import named, reply
 from scistream.core.session import Encryption, Session, State
 from scistream.errors import DataServerError, InvalidArgument, ResourceExhausted, WrongState
 
@@ -68,9 +73,11 @@ class Connecting:
         targets = event.targets or session.destinations
         if not targets:
             raise InvalidArgument(f"session {uid}: update names no target; give the other side's listeners")
-        self._check_encryption(session, event)
+        # one that only leads elsewhere need not say again who the other side is
+        peer_certificate_pem = event.peer_certificate_pem or session.peer_certificate_pem
+        self._check_encryption(session, peer_certificate_pem)
         newest = (session.targets, session.peer_certificate_pem)
-        if session.generation and newest == (targets, event.peer_certificate_pem):
+        if session.generation and newest == (targets, peer_certificate_pem):
             if session.ready_generation >= session.generation:
                 return [reply(session, event.call)]
             session.updates.append((event.call, session.generation))
@@ -81,7 +88,7 @@ class Connecting:
             )
         kind = RetargetDataServer if session.generation else StartDataServer
         session.targets = targets
-        session.peer_certificate_pem = event.peer_certificate_pem
+        session.peer_certificate_pem = peer_certificate_pem
         if session.state is State.ANNOUNCED:
             session.state = State.CONNECTING
         order = _next_order(session, kind)
@@ -92,17 +99,30 @@ class Connecting:
         """Answer the updates that the data server has taken over."""
         if event.generation < session.restart_generation:
             return []
-        session.ready_generation = max(session.ready_generation, event.generation)
-        done = [call for call, generation in session.updates if generation <= event.generation]
-        session.updates = [waiting for waiting in session.updates if waiting[1] > event.generation]
-        answered: list[Command] = [reply(session, call) for call in done]
-        if session.state is State.CONNECTED:
-            return answered
-        session.state = State.CONNECTED
-        steady: list[Command] = []
-        if session.restarts_in_a_row:
-            steady.append(SetTimer(key=session.key, timer=Timer.STEADY, seconds=self._limits.steady_s))
-        return [*steady, *idle_timer(session), *answered]
+        if event.generation > session.ready_generation:
+            session.ready_targets = event.targets
+            session.ready_peer_certificate_pem = event.peer_certificate_pem
+        answered: list[Command] = [reply(session, call) for call in _settled(session, event.generation)]
+        return [*self._forwards(session), *answered]
+
+    def retarget_failed(self, session: Session, event: RetargetFailed) -> list[Command]:
+        """Refuse the updates that the data server cannot take over; it forwards as it did before them.
+
+        One that never forwarded to anything has nothing to go back to, and ends the session.
+        """
+        if event.generation < session.restart_generation:
+            return []
+        if not session.ready_targets:
+            return end(session, State.FAILED, event.reason, DataServerError)
+        if event.generation == session.generation:
+            session.targets = session.ready_targets
+            session.peer_certificate_pem = session.ready_peer_certificate_pem
+        reason = f"{named(session, event.reason)}; it forwards as before"
+        refused: list[Command] = [
+            Refuse(key=session.key, call=call, error=DataServerError(reason))
+            for call in _settled(session, event.generation)
+        ]
+        return [*self._forwards(session), *refused]
 
     def data_server_failed(self, session: Session, event: DataServerFailed) -> list[Command]:
         """End the session: nothing forwards, and nothing would."""
@@ -133,18 +153,36 @@ class Connecting:
         session.notice = event.reason
         return []
 
-    def _check_encryption(self, session: Session, event: Update) -> None:
-        if event.peer_certificate_pem and not session.certificate_pem:
+    def _forwards(self, session: Session) -> list[Command]:
+        """Let `session` be connected, and return the timers that this begins."""
+        if session.state is State.CONNECTED:
+            return []
+        session.state = State.CONNECTED
+        steady: list[Command] = []
+        if session.restarts_in_a_row:
+            steady.append(SetTimer(key=session.key, timer=Timer.STEADY, seconds=self._limits.steady_s))
+        return [*steady, *idle_timer(session)]
+
+    def _check_encryption(self, session: Session, peer_certificate_pem: bytes) -> None:
+        if peer_certificate_pem and not session.certificate_pem:
             raise WrongState(
                 f"Update of session {session.key.uid} brings a peer certificate, and this gateway does not "
                 "encrypt (--encryption none); update without it, or have the operator allow encryption"
             )
-        if not event.peer_certificate_pem and self._encryption is Encryption.REQUIRED:
+        if not peer_certificate_pem and self._encryption is Encryption.REQUIRED:
             raise WrongState(
                 f"Update of session {session.key.uid} brings no peer certificate, and this gateway forwards "
                 "encrypted sessions only; use a client that passes the other side's certificate on "
                 "(s2uc request), or have the operator start s2cs with --encryption optional"
             )
+
+
+def _settled(session: Session, generation: int) -> list[int]:
+    """Note that the outcome of all orders up to `generation` is known; return who waited for them."""
+    session.ready_generation = max(session.ready_generation, generation)
+    calls = [call for call, waits_for in session.updates if waits_for <= generation]
+    session.updates = [waiting for waiting in session.updates if waiting[1] > generation]
+    return calls
 
 
 def _next_order(session: Session, kind: type[StartDataServer]) -> StartDataServer:

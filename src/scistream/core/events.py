@@ -233,15 +233,25 @@ class ReservationFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataServerReady(Event):
-    """The data server forwards to the targets of update number `generation`."""
+    """The data server forwards to `targets`, as order number `generation` says."""
 
     generation: int
+    targets: tuple[Endpoint, ...]
+    peer_certificate_pem: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataServerFailed(Event):
-    """The data server could not be started, retargeted or found again; another try would not help."""
+    """The data server could not be started or found again; another try would not help."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetargetFailed(Event):
+    """The data server could not be retargeted as order number `generation` says; it goes on as before."""
+
+    generation: int
     reason: str
 
 

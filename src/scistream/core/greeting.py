@@ -5,7 +5,7 @@ from __future__ import annotations
 from scistream.core.commands import CancelTimer, Command, Refuse, SetTimer
 from scistream.core.events import CallAbandoned, Hello, ListenersBound, Role, SessionKey, Timer
 from scistream.core.limits import Limits
-from scistream.core.replies import listed, not_found, reply
+from scistream.core.replies import listed, not_found, reply, too_late
 from scistream.core.session import Session, State
 from scistream.errors import InvalidArgument, ResourceExhausted, SciStreamError, WrongState
 
@@ -25,11 +25,6 @@ class Greeting:
 
     # --- before REQ ------------------------------------------------------------------------------------
 
-    @property
-    def early(self) -> int:
-        """How many HELLOs wait for their REQ."""
-        return sum(map(len, self._early.values()))
-
     def of(self, key: SessionKey) -> list[Hello]:
         """Return the HELLOs that wait for the REQ of `key`."""
         return list(self._early.get(key, []))
@@ -42,9 +37,10 @@ class Greeting:
         ResourceExhausted
             Too many wait already.
         """
-        if self.early >= self._limits.early_hellos:
+        early = sum(map(len, self._early.values()))
+        if early >= self._limits.early_hellos:
             raise ResourceExhausted(
-                f"session {event.key.uid}: {self.early} applications wait for their request already; "
+                f"session {event.key.uid}: {early} applications wait for their request already; "
                 "send hello again after the request"
             )
         waiting = self._early.setdefault(event.key, [])
@@ -67,9 +63,12 @@ class Greeting:
             return []
         return [CancelTimer(key=key, timer=Timer.EARLY_HELLO)]
 
-    def expire(self, key: SessionKey) -> list[Command]:
-        """Refuse the HELLOs whose REQ has not come."""
-        return [Refuse(key=key, call=hello.call, error=not_found(key)) for hello in self._early.pop(key, [])]
+    def expire(self, key: SessionKey, ended: Session | None) -> list[Command]:
+        """Refuse the HELLOs whose REQ has not come; where one of that name has `ended`, say why it did."""
+        return [
+            Refuse(key=key, call=hello.call, error=not_found(key) if ended is None else too_late(ended))
+            for hello in self._early.pop(key, [])
+        ]
 
     # --- within a session ------------------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "peer_certificate_pem": _BYTES,
         "generation": _COUNT,
         "ready_generation": _COUNT,
+        "ready_targets": _ENDPOINTS,
+        "ready_peer_certificate_pem": _BYTES,
         "restart_generation": _COUNT,
         "restarts": _COUNT,
         "restarts_in_a_row": _COUNT,

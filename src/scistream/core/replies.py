@@ -5,7 +5,7 @@ from __future__ import annotations
 from scistream.core.commands import Reply
 from scistream.core.events import SessionKey
 from scistream.core.session import Session
-from scistream.errors import SessionNotFound
+from scistream.errors import SessionNotFound, WrongState
 
 
 def reply(session: Session, call: int) -> Reply:
@@ -23,6 +23,13 @@ def not_found(key: SessionKey) -> SessionNotFound:
     """Return the error for a session that its owner does not have."""
     return SessionNotFound(
         f"session {key.uid} is not here; ask for it first, by the same user (s2uc request)"
+    )
+
+
+def too_late(session: Session) -> WrongState:
+    """Return the error for a message that comes after the end of its session."""
+    return WrongState(
+        f"session {session.key.uid} is {session.state}: {session.reason}; ask for a new session"
     )
 
 

@@ -34,6 +34,7 @@ from scistream.core.events import (
     Renew,
     Request,
     ReservationFailed,
+    RetargetFailed,
     Role,
     SessionFreed,
     SessionKey,
@@ -104,6 +105,7 @@ LATE_REPORTS: tuple[type[Event], ...] = (
     ReservationFailed,
     DataServerReady,
     DataServerFailed,
+    RetargetFailed,
     DataServerDied,
     DataServerRestarted,
     TrafficSeen,
@@ -139,6 +141,8 @@ def _transitions() -> Mapping[tuple[State, type[Event]], tuple[State, ...]]:
         # what the ended data server had reported changes nothing
         (s.CONNECTING, DataServerReady): (s.CONNECTED, s.CONNECTING),
         (s.CONNECTING, DataServerFailed): (s.RELEASING,),
+        # one that is found again goes on as before, if it ever forwarded
+        (s.CONNECTING, RetargetFailed): (s.CONNECTED, s.CONNECTING, s.RELEASING),
         (s.CONNECTING, DataServerDied): stay_or_end[s.CONNECTING],
         (s.CONNECTING, DataServerRestarted): (s.CONNECTING,),
         (s.CONNECTING, TrafficSeen): (s.CONNECTING,),
@@ -147,6 +151,7 @@ def _transitions() -> Mapping[tuple[State, type[Event]], tuple[State, ...]]:
         (s.CONNECTED, Update): (s.CONNECTED,),
         (s.CONNECTED, DataServerReady): (s.CONNECTED,),
         (s.CONNECTED, DataServerFailed): (s.RELEASING,),
+        (s.CONNECTED, RetargetFailed): (s.CONNECTED,),
         (s.CONNECTED, DataServerDied): (s.CONNECTING, s.RELEASING),
         (s.CONNECTED, DataServerRestarted): (s.CONNECTED,),
         (s.CONNECTED, TrafficSeen): stay_or_end[s.CONNECTED],
@@ -209,7 +214,10 @@ class Session:
     certificate_pem, peer_certificate_pem : bytes
         Ours and the other side's; empty without encryption.
     generation, ready_generation : int
-        Number of the newest order to the data server, and of the newest that it has taken over.
+        Number of the newest order to the data server, and of the newest that is settled: it was taken over,
+        or could not be.
+    ready_targets, ready_peer_certificate_pem : tuple of Endpoint, bytes
+        What the newest order said that was taken over; an order that fails leads back to it.
     restart_generation : int
         The order that began the data server that runs now, if it was restarted; older ones were its
         predecessor's.
@@ -244,6 +252,8 @@ class Session:
     peer_certificate_pem: bytes = b""
     generation: int = 0
     ready_generation: int = 0
+    ready_targets: tuple[Endpoint, ...] = ()
+    ready_peer_certificate_pem: bytes = b""
     restart_generation: int = 0
     restarts: int = 0
     restarts_in_a_row: int = 0

@@ -35,6 +35,7 @@ from scistream.core.events import (
     Renew,
     Request,
     ReservationFailed,
+    RetargetFailed,
     SessionFreed,
     SessionKey,
     Timer,
@@ -94,6 +95,7 @@ class SessionTable:
             Update: connecting.update,
             DataServerReady: connecting.data_server_ready,
             DataServerFailed: connecting.data_server_failed,
+            RetargetFailed: connecting.retarget_failed,
             DataServerDied: connecting.data_server_died,
             DataServerRestarted: connecting.data_server_restarted,
             Renew: leases.renew,
@@ -115,11 +117,6 @@ class SessionTable:
     def remembered(self) -> int:
         """How many sessions there are, the ended ones that are remembered among them."""
         return len(self._sessions)
-
-    @property
-    def early_hellos(self) -> int:
-        """How many HELLOs wait for their REQ."""
-        return self._greeting.early
 
     @property
     def queue(self) -> tuple[SessionKey, ...]:
@@ -158,7 +155,7 @@ class SessionTable:
             There are not enough ports, too little capacity, or too many wait already.
         """
         session = self._sessions.get(event.key)
-        if session is None or (session.freed and isinstance(event, Request)):
+        if session is None or (session.freed and self._precedes_another(event)):
             return tuple(self._without_session(event))
         return tuple(self._apply(session, event))
 
@@ -181,6 +178,15 @@ class SessionTable:
             self._ended[session.key] = None
             self._forget_oldest()
         return tuple(recover(session))
+
+    def _precedes_another(self, event: Event) -> bool:
+        """Return whether `event`, after the end of a session, is about the next one of its name."""
+        match event:
+            case Request() | Hello():
+                return True
+            case CallAbandoned() | TimerFired(timer=Timer.EARLY_HELLO):
+                return bool(self._greeting.of(event.key))
+        return False
 
     def _apply(self, session: Session, event: Event) -> list[Command]:
         before = session.state
@@ -230,7 +236,7 @@ class SessionTable:
             case CallAbandoned():
                 return self._greeting.forget(event)
             case TimerFired(timer=Timer.EARLY_HELLO):
-                return self._greeting.expire(event.key)
+                return self._greeting.expire(event.key, self._sessions.get(event.key))
         raise not_found(event.key)
 
     def _request(self, event: Request) -> list[Command]:

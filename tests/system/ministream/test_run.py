@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -248,14 +251,52 @@ def test_everything_ends_when_the_run_itself_is_killed(processes: MarkedProcesse
     processes.wait_until(lambda: not processes.alive(), timeout_s=30)
 
 
-def test_a_killed_data_server_is_what_the_run_complains_of(
+def native_processes(processes: MarkedProcesses) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """The gateways' data servers: their supervisors, and their workers."""
+    found = processes.named("scistream.dataserver.native")
+    pids = {one.pid for one in found}
+    workers = []
+    for one in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.ppid() in pids:
+                workers.append(one)
+    return [one for one in found if one not in workers], workers
+
+
+@pytest.mark.parametrize("killed", ["supervisors", "workers"])
+def test_killed_data_servers_are_replaced_and_the_run_goes_on(
+    processes: MarkedProcesses, tmp_path: Path, killed: str
+) -> None:
+    """Their connections are lost, what was on the way on them is not: the stages connect and send again."""
+    run = processes.start("run", SMALL, "--rate", "4", "--json", "--out", tmp_path / "out")
+    processes.wait_until(lambda: processes.named("quality"))
+    supervisors, workers = native_processes(processes)
+    assert len(supervisors) == 2  # one for each gateway
+    assert len(workers) >= 2
+    for victim in supervisors if killed == "supervisors" else workers:
+        victim.kill()
+    out, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, errors
+    verdict = json.loads(out)
+    assert verdict["complete"] is True
+    for gateway in ("producer", "consumer"):
+        assert any(
+            f"s2cs {gateway}: " in one and "data server" in one and "killed by SIGKILL" in one
+            for one in verdict["warnings"]
+        ), verdict["warnings"]
+    assert processes.alive() == []
+
+
+def test_a_data_server_that_dies_again_and_again_is_what_the_run_complains_of(
     processes: MarkedProcesses, tmp_path: Path
 ) -> None:
     run = processes.start("run", SMALL, "--rate", "4", "--quiet", "--out", tmp_path / "out")
     processes.wait_until(lambda: processes.named("quality"))
-    data_servers = processes.named("scistream.dataserver.native")
-    assert len(data_servers) >= 4  # a supervisor and workers for each gateway
-    data_servers[0].kill()
+    while run.poll() is None:
+        for supervisor in native_processes(processes)[0]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                supervisor.kill()
+        time.sleep(0.05)  # the interval of a poll
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 8, errors
     assert "data server" in errors

@@ -263,7 +263,9 @@ def test_what_cannot_work_is_said_before_anything_is_started_or_announced(
     touched = gateways.directory / "touched"
     for role, arguments, code, complaint in [
         ("CONS", ["--", "no-such-program"], 3, "there is no such program"),
+        ("CONS", ["--", "/etc/passwd"], 3, "it is not executable"),
         ("CONS", ["--", "touch", touched, "{hots}"], 3, "{hots} in the argument"),
+        ("PROD", ["--port=1", "--", "touch", touched, "{address1}"], 3, "the session has 1 address,"),
         ("CONS", ["--port=1", "--", "touch", touched], 2, "takes no --address"),
         ("PROD", ["--", "touch", touched], 2, "needs --address or --port"),
         ("PROD", [f"--address={app.address}", "--", "touch", touched], 5, "listens at"),
@@ -282,7 +284,29 @@ def test_a_command_that_dies_before_it_is_asked_for_ends_it_with_its_code(gatewa
     assert finish(appctrl(server, uid, "PROD", f"--port={free_port()}", "--", "sh", "-c", "exit 9")).code == 9
     ended = finish(appctrl(server, uid, "PROD", f"--port={free_port()}", "--", "true"))
     assert ended.code == 7
-    assert "ended before session" in ended.err
+    assert "the command ended before it listened at 127.0.0.1:" in ended.err
+
+
+def test_a_command_that_has_listened_and_ends_before_its_session_is_told_so(gateways: Gateways) -> None:
+    server, uid, port = gateways.start(), str(uuid.uuid4()), free_port()
+    listen = f"import socket, sys; listener = socket.create_server(('127.0.0.1', {port})); sys.stdin.read(1)"
+    process = subprocess.Popen(
+        [
+            *(Path(sys.executable).parent / "appctrl", "run", uid, "--role=PROD", f"--port={port}", "--json"),
+            *(*server.options(), *program(listen)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": os.devnull},
+    )
+    assert process.stderr is not None
+    seen = [json.loads(process.stderr.readline())["event"] for _ in range(2)]
+    assert seen == ["started", "listening"]
+    _, err = process.communicate("x", timeout=30)
+    assert process.returncode == 7
+    assert f"ended before session {uid} had been requested" in err
 
 
 def test_a_command_that_never_listens_is_ended(gateways: Gateways) -> None:
@@ -313,7 +337,7 @@ def test_a_session_that_is_never_connected_ends_a_consumers_wait(gateways: Gatew
         ended = finish(appctrl(server, uid, "CONS", "--timeout-s=1.5", *program(WAIT)))
         assert waiting.result().listeners
     assert ended.code == 7
-    assert "was not connected within 1.5 s, it is announced" in ended.err
+    assert "was not connected in time, it is announced" in ended.err
     assert ended.out == ""
     assert states(server)[uid] == "released"
 
@@ -355,6 +379,108 @@ def test_a_refused_hello_leaves_the_session_to_its_application(
         assert "cannot change the addresses" in ended.err
         assert ask(listener, b"x") == b"first:x"
         caller.release(uid)
+
+
+def test_a_listener_that_is_not_there_leaves_the_session_to_another_try(gateways: Gateways) -> None:
+    server, uid = gateways.start("--encryption=optional"), str(uuid.uuid4())
+    with calling(server) as caller:
+        waiting = caller.req(uid, "CONS")
+        mistyped = finish(appctrl(server, uid, "CONS", "--", "echo", "{listener1}"))
+        listeners = waiting.result().listeners
+        assert mistyped.code == 3
+        assert "{listener1} is not there: the session has 1 listener," in mistyped.err
+        caller.update(uid, ["127.0.0.1:9"])
+        assert states(server)[uid] == "connected"
+        again = finish(appctrl(server, uid, "CONS", "--", "echo", "{listener0}"))
+    assert (again.code, again.out) == (0, f"{listeners[0]}\n")
+
+
+# --- a session that ends before its command --------------------------------------------------------------
+
+
+def running_consumer(
+    server: ControlServerProcess, source: str, *options: str
+) -> tuple[str, subprocess.Popen[str]]:
+    """A consumer's command that runs in a connected session."""
+    uid = str(uuid.uuid4())
+    with calling(server) as caller:
+        waiting = caller.req(uid, "CONS")
+        process = appctrl(server, uid, "CONS", *options, *program(source))
+        waiting.result()
+        caller.update(uid, ["127.0.0.1:9"])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return uid, process
+
+
+@pytest.mark.parametrize("role", ["PROD", "CONS"])
+def test_a_session_that_is_released_by_somebody_stops_its_command(gateways: Gateways, role: str) -> None:
+    if role == "PROD":
+        server, uid, process = started_producer(gateways, WAIT)
+    else:
+        server = gateways.start("--encryption=optional")
+        uid, process = running_consumer(server, WAIT)
+    with calling(server) as caller:
+        caller.release(uid)
+    ended = finish(process)
+    assert ended.code == 7
+    assert names(ended)[-2:] == ["ended", "error"]
+    assert (events(ended)[-2]["state"], events(ended)[-1]["exit_code"]) == ("released", 7)
+    assert events(ended)[-2]["reason"] == "released on request"
+    assert f"appctrl: error: session {uid} has ended: released: released on request" in ended.err
+    assert gone(next(event["pid"] for event in events(ended) if event["event"] == "started"))
+
+
+def test_a_session_whose_lease_ends_kills_a_command_that_heeds_no_signal(gateways: Gateways) -> None:
+    server = gateways.start("--encryption=optional", "--lifetime-s=2")
+    _, process = running_consumer(server, STUBBORN, "--grace-s=0.3")
+    ended = finish(process)
+    assert ended.code == 7
+    assert events(ended)[-2]["state"] == "expired"
+    assert gone(next(event["pid"] for event in events(ended) if event["event"] == "started"))
+
+
+def test_a_command_may_go_on_without_its_session(gateways: Gateways) -> None:
+    server = gateways.start("--encryption=optional")
+    source = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(4)); " + WAIT
+    uid, process = running_consumer(server, source, "--when-session-ends=continue")
+    with calling(server) as caller:
+        caller.release(uid)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert next(line for line in lines if '"ended"' in line)
+    assert "the command goes on without it" in next(lines)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert (ended.code, names(ended)) == (4, ["done"])
+
+
+def test_a_control_server_that_is_started_again_is_no_end_of_a_session(gateways: Gateways) -> None:
+    kept = f"--state-dir={gateways.directory / 'state'}"
+    server = gateways.start(kept, "--encryption=optional")
+    uid, process = running_consumer(server, WAIT)
+    server.process.kill()
+    server.process.communicate()
+    assert process.stderr is not None
+    assert any("its control server does not answer" in line for line in iter(process.stderr.readline, ""))
+    again = gateways.start(kept, "--encryption=optional", f"--listen={server.address}")
+    assert again.ready["recovered"] == 1
+    assert states(again)[uid] == "connected"
+    assert process.poll() is None
+    with calling(again) as caller:
+        caller.release(uid)
+    ended = finish(process)
+    assert (ended.code, names(ended)) == (7, ["ended", "error"])
+
+
+def test_a_control_server_that_stays_away_is_the_end(gateways: Gateways) -> None:
+    server = gateways.start("--encryption=optional")
+    _, process = running_consumer(server, WAIT, "--gateway-timeout-s=2")
+    server.stop()
+    ended = finish(process)
+    assert ended.code == 4
+    assert events(ended)[-2]["state"] == "unreachable"
+    assert "could not be asked for 2 s" in ended.err
 
 
 # --- the reference's form --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import inspect
 import re
 import shutil
 import signal
@@ -108,6 +109,16 @@ def test_one_side_is_opened_by_the_user_and_registered_by_the_application(gatewa
             client.status("never-seen")
 
 
+def test_both_faces_have_the_same_names_and_the_same_parameters() -> None:
+    assert scistream.client.__all__ == scistream.client.aio.__all__
+    for name in ("open_session", "reserve_side", "register"):
+        ours, theirs = (
+            inspect.signature(getattr(module, name)).parameters
+            for module in (scistream.client, scistream.client.aio)
+        )
+        assert list(ours) == list(theirs)
+
+
 def test_errors_are_those_of_the_asynchronous_library(gateways: Gateways) -> None:
     server = gateways.start()
     with pytest.raises(InvalidArgument, match="target"):
@@ -132,9 +143,13 @@ def test_waiting_returns_when_the_other_user_releases_and_frees_both_sides(
 
 
 OPEN = """
+    import signal
     import sys
     from pathlib import Path
     from scistream.client import Endpoint, Facility, open_session
+
+    # it is ignored, and inherited so, where a shell without job control has put the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def facility(address):
         return Facility(endpoint=Endpoint.parse(address),
@@ -217,8 +232,11 @@ def example(
     return replace
 
 
-def test_the_guides_program_runs(example: Callable[[str], str]) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+@pytest.mark.parametrize("number", [0, 1], ids=["synchronous", "asynchronous"])
+def test_the_guides_programs_run(example: Callable[[str], str], number: int) -> None:
+    programs = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(programs) == 2
+    program = programs[number]
     finished = subprocess.run(
         [sys.executable, "-c", example(program)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -242,7 +260,7 @@ def test_the_asynchronous_librarys_example_runs(
     example: Callable[[str], str], gateways: Gateways, capsys: pytest.CaptureFixture[str]
 ) -> None:
     producer, consumer = gateways.running
-    names: dict[str, object] = {"Endpoint": Endpoint}
+    names: dict[str, object] = {}
     for part in doctest.DocTestParser().get_examples(scistream.client.aio.__doc__ or ""):
         exec(compile(example(part.source), "<doc>", "exec"), names)
     stream = names["stream"]

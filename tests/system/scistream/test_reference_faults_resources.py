@@ -15,7 +15,7 @@ import grpc
 import psutil
 import pytest
 
-from support.gateways import Application, ask, can_be_bound, until
+from support.gateways import Application, ControlServerProcess, ask, can_be_bound, until
 from support.module_gateways import (
     Pair,
     SharedGateways,
@@ -161,6 +161,31 @@ def test_row_19_a_paced_session_stays_within_its_rate(own: SharedGateways, appli
     assert took_s[0] < took_s[rate_mbps] / 2
 
 
+def test_row_20_listener_ip_is_where_everything_listens_and_nothing_else(
+    own: SharedGateways, application: Applications
+) -> None:
+    server, app = own.start("--encryption=optional", "--listener-ip=127.0.0.2"), application("app")
+    assert server.address.startswith("127.0.0.2:")
+    assert is_refused(server.address.replace("127.0.0.2", "127.0.0.1"))
+    with calling(server) as alice:
+        listener = alice.open_plain(new_uid(), app.address)
+        consumer = alice.open_consumer(new_uid(), [app.address])
+        for one in (listener, consumer):
+            assert one.startswith("127.0.0.2:")
+            assert is_refused(one.replace("127.0.0.2", "127.0.0.1"))
+        assert ask(listener, b"x") == b"app:x"
+        assert listening_hosts(server) == {"127.0.0.2"}
+
+
+def listening_hosts(server: ControlServerProcess) -> set[str]:
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in family(server)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 def test_row_20_listeners_are_at_the_configured_address_alone(
     own: SharedGateways, application: Applications
 ) -> None:
@@ -174,10 +199,5 @@ def test_row_20_listeners_are_at_the_configured_address_alone(
         consumer = alice.open_consumer(new_uid(), [app.address])
         assert consumer.startswith("127.0.0.1:")
         assert is_refused(consumer.replace("127.0.0.1", "127.0.0.2"))
-        hosts = {
-            connection.laddr.ip.removeprefix("::ffff:")
-            for process in family(server)
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
+        hosts = listening_hosts(server)
     assert hosts == {"127.0.0.1", "127.0.0.2"}

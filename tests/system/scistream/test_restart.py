@@ -25,6 +25,7 @@ from scistream.client.aio import ControlClient, reserve_side
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.errors import SciStreamError
+from scistream.wire.answers import Grant
 from support.gateways import (
     PROGRAMS,
     Application,
@@ -414,48 +415,58 @@ async def release_all(server: ControlServerProcess) -> None:
 
 
 def test_whenever_it_is_killed_nothing_is_leaked(gateways: Gateways, sink: Sink, tmp_path: Path) -> None:
-    """Sessions come and go while the control server is killed, again and again, at moments of chance."""
+    """Sessions come and go while the control server is killed, again and again, at moments of chance.
+
+    Every other time it is killed as soon as a session is granted: who was told something finds it again.
+    """
     moments = random.Random(20261121)
     options = (f"--state-dir={tmp_path / 'state'}", "--encryption=optional")
     killed: list[psutil.Process] = []
-    listeners: set[Endpoint] = set()
+    granted: dict[str, Grant] = {}
     target = Endpoint.parse(sink.address)
 
-    async def use(client: ControlClient) -> None:
+    async def use(client: ControlClient, process: psutil.Process, last_grant: int | None) -> None:
         for number in itertools.count():
             uid = f"{len(killed)}-{number}"
             grant = await reserve_side(client, uid, Role.PRODUCER, addresses=[target])
-            listeners.update(grant.listeners)
+            granted[uid] = grant
+            if number == last_grant:
+                process.kill()
             await client.update(uid, Role.PRODUCER, [target])
             if number % 2:
                 await client.release(uid)
 
-    async def use_until_killed(server: ControlServerProcess) -> None:
+    async def use_until_killed(server: ControlServerProcess, last_grant: int | None) -> None:
         async with server.facility().connect() as client:
-            users = [asyncio.create_task(use(client))]
             process = psutil.Process(server.process.pid)
             family = process.children(recursive=True)
+            user = asyncio.create_task(use(client, process, last_grant))
             try:
-                await asyncio.sleep(moments.uniform(0, 0.2))  # the moment of chance
-                process.kill()
-                killed.extend(family)
+                if last_grant is None:
+                    await asyncio.sleep(moments.uniform(0, 0.2))  # the moment of chance
+                    process.kill()
                 with pytest.raises(SciStreamError):
-                    await users[0]
+                    await user
+                killed.extend(family)
             finally:
-                users[0].cancel()
+                user.cancel()
 
-    for _ in range(8):
+    for number in range(8):
         server = gateways.start(*options)
-        asyncio.run(use_until_killed(server))
+        asyncio.run(use_until_killed(server, moments.randrange(6) if number % 2 else None))
         server.process.wait(30)
         assert server.process.stdout is not None
         server.process.stdout.close()
     server = gateways.start(*options)
-    states = {one["state"] for one in sessions_of(server)}
+    sessions = {one["uid"]: one for one in sessions_of(server)}
+    assert granted.keys() <= sessions.keys()
+    for uid, grant in granted.items():
+        assert sessions[uid]["listeners"] == list(map(str, grant.listeners))
+    states = {one["state"] for one in sessions.values()}
     assert states <= {"reserved", "announced", "connected", "released", "failed", "expired"}
     asyncio.run(release_all(server))
     assert not list((tmp_path / "state" / "keys").iterdir())
-    assert all(can_be_bound(str(listener)) for listener in listeners)
+    assert all(can_be_bound(str(listener)) for grant in granted.values() for listener in grant.listeners)
     assert server.stop() == (143, [])
     gateways.running.clear()
     _, left = psutil.wait_procs(killed, timeout=5)

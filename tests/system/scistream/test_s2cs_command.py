@@ -75,7 +75,7 @@ def test_the_documented_flat_form_starts_a_server(gateways: Gateways) -> None:
     )
     with running(gateways.directory, *arguments.split()) as process:
         event = ready(process)
-        assert event["address"] == f"0.0.0.0:{port}"
+        assert event["address"] == f"127.0.0.1:{port}"
         assert (event["advertise"], event["advertise_lan"]) == ("127.0.0.1", "127.0.0.1")
         assert (event["data_server"].lower(), event["tls"], event["state_dir"]) == ("native", True, None)
         assert event["recovered"] == 0
@@ -108,14 +108,30 @@ def test_the_documented_form_can_get_the_rest_from_the_environment(gateways: Gat
     environment = {
         "S2CS_START_AUTH": "shared-key",
         "S2CS_START_AUTH_FILE": "tokens.toml",
-        "S2CS_START_ADVERTISE_HOST": "gw.example",
-        "S2CS_START_ADVERTISE_LAN_HOST": "gw.example",
-        "S2CS_START_AS_JSON": "1",
+        "S2CS_START_ADVERTISE": "gw.example",
+        "S2CS_START_ADVERTISE_LAN": "gw.example",
+        "S2CS_START_JSON": "1",
         "S2CS_START_NO_STATE": "1",
     }
     arguments = f"--listener_ip 0.0.0.0 --type Native --port {free_port()} --port_range 0 --v"
     with running(gateways.directory, *arguments.split(), **environment) as process:
         assert ready(process)["advertise"] == "gw.example"
+
+
+def test_listener_ip_that_is_not_this_machines_is_refused_with_the_way_out(gateways: Gateways) -> None:
+    arguments = "--listener-ip 203.0.113.9 --port 0 --auth shared-key --auth-file tokens.toml --no-state"
+    with running(gateways.directory, *arguments.split()) as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out) == (3, "")
+    assert "--listener-ip 203.0.113.9 is no address of this machine" in err
+    assert "--advertise 203.0.113.9" in err
+
+
+def test_a_port_that_is_taken_is_called_that(gateways: Gateways) -> None:
+    server = gateways.start()
+    second = finish(start_program("s2cs", *gateways.arguments(f"--listen={server.address}")))
+    assert second.code == 5
+    assert "another program (another s2cs?) has the port" in second.err
 
 
 def test_version() -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +36,6 @@ from support.gateways import (
 Applications = Callable[[str], Application]
 
 
-@pytest.fixture
-def profiles(gateways: Gateways, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """A function that writes the user's configuration for control servers; it returns the environment."""
-
-    def write(**servers: ControlServerProcess) -> dict[str, str]:
-        config = tmp_path / "config" / "scistream" / "config.toml"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(
-            "".join(
-                f'[facilities.{name}]\naddress = "{server.address}"\ncertificate = "{server.certificate}"\n'
-                f'token_file = "{server.tokens["alice"]}"\nauthenticator = "shared-key"\n'
-                for name, server in servers.items()
-            )
-        )
-        return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_DATA_HOME": str(tmp_path / "data")}
-
-    return write
-
-
 def s2uc(*arguments: str | Path, **environment: str) -> Finished:
     return run_program("s2uc", *arguments, **environment)
 
@@ -74,7 +56,7 @@ def test_a_session_from_request_to_release_by_profiles_alone(
     listed = s2uc("list", **env)
     (line,) = listed.out.splitlines()
     assert line.startswith(uid)
-    assert all(part in line for part in ("PROD connected", "CONS connected", "13 B", "1 channels"))
+    assert all(part in line for part in ("PROD connected", "CONS connected", "13 B", "1 channel"))
     (in_json,) = s2uc("list", "--json", **env).json["sessions"]
     assert [side["role"] for side in in_json["sides"]] == ["PROD", "CONS"]
 
@@ -102,6 +84,64 @@ def test_one_side_is_released_where_one_is_named(
     assert s2uc("release", uid, "--s2cs=aps", **env).code == 0
     sides = s2uc("status", uid, "--json", **env).json["sessions"]
     assert [side["state"] for side in sides] == ["released", "connected"]
+
+
+def test_release_says_what_there_was_and_a_mistyped_uid_is_an_error(
+    gateways: Gateways, application: Applications, profiles: Callable[..., dict[str, str]]
+) -> None:
+    aps, alcf, app = gateways.start(), gateways.start(), application("detector")
+    env = profiles(aps=aps, alcf=alcf)
+    uid = s2uc("request", "aps", "alcf", f"--target={app.address}", "--json", **env).json["uid"]
+    mistyped = s2uc("release", uid[:-1], **env)
+    assert (mistyped.code, mistyped.out.split()) == (7, ["not", "there", "aps", "not", "there", "alcf"])
+    assert "nothing was released" in mistyped.err
+    in_json = s2uc("release", uid[:-1], "--json", **env)
+    assert (in_json.code, in_json.json["not_there"]) == (7, ["aps", "alcf"])
+    assert [side["state"] for side in s2uc("status", uid, "--json", **env).json["sessions"]] == [
+        "connected",
+        "connected",
+    ]
+    assert s2uc("release", uid, "--s2cs=aps", **env).code == 0
+    rest = s2uc("release", uid, "--json", **env)
+    assert (rest.code, rest.json) == (
+        0,
+        {"uid": uid, "released": ["alcf"], "ended_before": ["aps"], "not_there": [], "failed": {}},
+    )
+
+
+def test_release_says_what_was_released_where_another_server_is_away(
+    gateways: Gateways, application: Applications, profiles: Callable[..., dict[str, str]]
+) -> None:
+    aps, alcf, app = gateways.start(), gateways.start(), application("detector")
+    env = profiles(aps=aps, alcf=alcf)
+    uid = s2uc("request", "aps", "alcf", f"--target={app.address}", "--json", **env).json["uid"]
+    alcf.stop(signal.SIGINT)
+    released = s2uc("release", uid, "--json", **env)
+    assert released.code == 4
+    assert released.json["released"] == ["aps"]
+    assert "cannot be reached" in released.json["failed"]["alcf"]
+    again = s2uc("release", uid, **env)
+    assert again.code == 4
+    assert again.out.splitlines() == ["ended before  aps", "failed        alcf"]
+
+
+def test_a_target_that_refuses_is_seen_in_status_list_and_watch(
+    gateways: Gateways, profiles: Callable[..., dict[str, str]]
+) -> None:
+    env = profiles(aps=gateways.start(), alcf=gateways.start())
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        target = f"127.0.0.1:{closed.getsockname()[1]}"
+    opened = s2uc("request", "aps", "alcf", f"--target={target}", "--json", **env).json
+    host, _, port = opened["listeners"][0].rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as stream, suppress(ConnectionResetError):
+        assert stream.recv(1) == b""
+    until(lambda: "1 in all, 1 failed" in s2uc("status", opened["uid"], **env).out)
+    assert ", 1 failed" in s2uc("list", **env).out
+    watching = start_program("s2uc", "watch", opened["uid"], **env)
+    assert watching.stdout is not None
+    assert "open 0 of 1  failed 1" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    finish(watching)
 
 
 def test_a_request_beyond_the_capacity_is_refused_and_waits_where_it_is_asked_to(
@@ -160,7 +200,7 @@ def test_prod_req_and_cons_req_wait_for_the_application_controllers(
     hello(aps, "PROD", f"--address={app.address}")
     produced = finish(producing)
     assert produced.code == 0, produced.err
-    assert "appctrl hello by-hand --role PROD" in produced.err
+    assert "appctrl hello by-hand --role PROD --s2cs" in produced.err
     assert (produced.json["connected"], produced.json["certificate"]) == (False, str(ours))
     consuming = start_program(
         "s2uc",
@@ -212,7 +252,7 @@ def test_the_reference_clients_server_certificate_is_taken_where_it_lies(
     monkeypatch.chdir(gateways.directory)  # server.crt is there
     assert s2uc("list", f"--s2cs={server.address}", S2UC_TOKEN=token).code == 0
     monkeypatch.chdir("/")
-    assert s2uc("list", f"--s2cs={server.address}", S2UC_TOKEN=token).code == 4
+    assert s2uc("list", f"--s2cs={server.address}", S2UC_TOKEN=token).code == 6
 
 
 # --- watching --------------------------------------------------------------------------------------------
@@ -278,9 +318,11 @@ def test_watch_draws_a_table_on_a_terminal(
     aps, alcf, app = gateways.start(), gateways.start(), application("detector")
     env = profiles(aps=aps, alcf=alcf)
     uid = s2uc("request", "aps", "alcf", f"--target={app.address}", "--json", **env).json["uid"]
-    with Terminal("watch", uid, "--interval-s=0.1", **env) as terminal:
-        terminal.expect("session ")
-        terminal.expect("CONS")
+    with Terminal("watch", uid, "--interval-s=0.1", COLUMNS="80", **env) as terminal:
+        terminal.expect(f"session {uid}")
+        for server, role in ((aps, "PROD"), (alcf, "CONS")):
+            terminal.expect(f"{role} connected at {server.address}")
+        terminal.expect("channel  open  in all failed")
         assert s2uc("release", uid, **env).code == 0
         terminal.expect("was released")
         assert terminal.process.wait(TIMEOUT_S) == 0
@@ -350,7 +392,7 @@ def test_nobody_is_trusted_without_an_answer(
     assert shown in wrong.err
     assert s2uc("trust", server.address, "--fingerprint=abc", **env).code == 3
     unknown = s2uc("list", f"--s2cs={server.address}", **env)
-    assert unknown.code == 4
+    assert unknown.code == 6
     assert f"s2uc trust {server.address}" in unknown.err
     assert shown in unknown.err
 
@@ -375,7 +417,7 @@ def test_a_server_is_trusted_once_its_fingerprint_is_confirmed(
     again = gateways.start(f"--listen={server.address}", f"--certificate={other}", f"--private-key={key}")
     assert again.address == server.address
     changed = s2uc("list", f"--s2cs={server.address}", **env)
-    assert changed.code == 4
+    assert changed.code == 6
     assert shown in changed.err
     assert fingerprint(other.read_bytes()) in changed.err
     assert "s2uc trust" in changed.err

@@ -137,7 +137,7 @@ def test_two_users_at_once_reach_their_own_applications_and_do_not_see_each_othe
     stolen = run_program("s2uc", "status", opened["alice"]["uid"], *producer.options("bob"))
     assert stolen.code == 7
     assert "alice" not in stolen.out + stolen.err.replace(opened["alice"]["uid"], "")
-    assert run_program("s2uc", "release", opened["alice"]["uid"], *producer.options("bob")).code == 0
+    assert run_program("s2uc", "release", opened["alice"]["uid"], *producer.options("bob")).code == 7
     assert ask(opened["alice"]["listeners"][0], b"still") == b"alice:still"
 
 
@@ -294,7 +294,7 @@ def test_a_session_whose_data_server_is_killed_goes_on_with_another_one_and_says
     assert f"(pid {victim.pid}) was killed by SIGKILL" in producer.log.read_text()
     for_people = run_program("s2uc", "status", uid, *producer.options())
     assert for_people.code == 0
-    assert "data server restarted 1 times" in " ".join(for_people.out.split())
+    assert "data server restarted 1 time:" in " ".join(for_people.out.split())
 
 
 def test_a_session_whose_data_server_dies_again_and_again_ends_as_failed_and_says_so(
@@ -309,7 +309,8 @@ def test_a_session_whose_data_server_dies_again_and_again_ends_as_failed_and_say
     assert shown.code == 0, shown.err
     (failed,) = shown.json["sessions"]
     assert (failed["uid"], failed["state"], failed["restarts"]) == (uid, "failed", 5)
-    assert failed["reason"].startswith("the data server ended: the native data server's supervisor ")
+    assert failed["reason"].startswith("the data server ended: ")
+    assert "supervisor" in failed["reason"]
     assert "SIGKILL" in failed["reason"]
     assert "after 5 restarts in a row" in failed["reason"]
     assert f"session {uid} of alice: failed (the data server ended: " in producer.log.read_text()
@@ -334,10 +335,10 @@ def test_another_certificate_than_the_servers_is_one_line_that_says_what_to_do(
     server = gateways.start()
     other, _ = write_certificate(tmp_path / "other", ["127.0.0.1"])
     wrong = run_program("s2uc", "status", f"--s2cs={server.address}", f"--certificate={other}")
-    assert wrong.code == 4
+    assert wrong.code == 6
     assert "another certificate than the one given" in complaint(wrong)
     none = run_program("s2uc", "status", f"--s2cs={server.address}")
-    assert none.code == 4
+    assert none.code == 6
     assert "--certificate FILE" in complaint(none)
     assert "given;" not in none.err
 

@@ -6,6 +6,8 @@ import click
 
 from scistream.cli import options
 from scistream.cli.completion import completion
+from scistream.cli.config_file import config_option
+from scistream.cli.running import run_program
 from scistream.cli.s2uc import parameters
 from scistream.cli.s2uc.request import request
 from scistream.cli.s2uc.sessions import list_sessions, release, renew, status
@@ -16,7 +18,7 @@ from scistream.cli.s2uc.watch import watch
 
 
 @click.group(context_settings=options.CONTEXT_SETTINGS)
-@options.config_option(tables=parameters.PROFILES)
+@config_option(tables=parameters.PROFILES)
 @options.version_option()
 def s2uc() -> None:
     """User client: opens streaming sessions between two facilities, shows them, ends them.
@@ -77,4 +79,4 @@ s2uc.add_command(status, "check-status")
 
 def main() -> None:
     """Run ``s2uc``."""
-    options.run_program(s2uc, "s2uc")
+    run_program(s2uc, "s2uc")

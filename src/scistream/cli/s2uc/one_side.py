@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scistream.cli import options
-from scistream.cli.facilities import REFERENCE_CERTIFICATE, find_facility
+from scistream.cli.facilities import REFERENCE_CERTIFICATE, config_given, find_facility, read_certificate
+from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
 from scistream.cli.show import show_listeners, show_pairs
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
-from scistream.errors import SciStreamError
+from scistream.errors import SciStreamError, SessionExists
 
 if TYPE_CHECKING:
     from scistream.client.aio import Facility
-    from scistream.wire.convert import Grant
+    from scistream.core.status import SessionStatus
+    from scistream.wire.answers import Grant
 
 _TIMEOUT_S = 30.0
 _QUEUE_TIMEOUT_S = 3600.0
@@ -58,9 +60,10 @@ def open_one_side(
     )
     if plain and peer_certificate is not None:
         raise click.UsageError("give either --peer-certificate FILE or --plain")
-    peer_certificate_pem = parameters.read_file(peer_certificate) if peer_certificate else b""
+    peer_certificate_pem = read_certificate(peer_certificate) if peer_certificate else b""
     if addresses is None:
-        click.echo(f"session {uid} waits at {server} for: appctrl hello {uid} --role {role}", err=True)
+        files = {"--certificate": certificate, "--token-file": token_file, "--config": config_given(context)}
+        click.echo(f"session {uid} waits at {server} for: {_hello(uid, role, server, files)}", err=True)
     wishes: dict[str, Any] = {
         "num_conn": num_conn,
         "rate_mbps": rate,
@@ -69,7 +72,7 @@ def open_one_side(
         "lifetime_s": lifetime_s,
         "timeout_s": timeout_s or (_QUEUE_TIMEOUT_S if queue else _TIMEOUT_S),
     }
-    grant, connected = _open_side(
+    grant, seen = _open_side(
         facility,
         uid,
         role,
@@ -79,13 +82,17 @@ def open_one_side(
         peer_certificate_pem=peer_certificate_pem if plain or peer_certificate_pem else None,
         certificate_out=certificate_out,
     )
+    connected = seen.state not in parameters.NOT_CONNECTED if seen else plain or bool(peer_certificate_pem)
+    encrypted: bool | None = seen.encrypted if seen else bool(peer_certificate_pem)
+    if not connected and grant.certificate_pem:
+        encrypted = None  # it is not known yet
     result: dict[str, Any] = {
         "uid": uid,
         "listeners": list(map(str, grant.listeners)),
         "connected": connected,
-        "encrypted": bool(peer_certificate_pem),
+        "encrypted": "not yet" if encrypted is None and not as_json else encrypted,
     }
-    if grant.certificate_pem:
+    if grant.certificate_pem and encrypted is not False:
         result["certificate"] = str(certificate_out) if certificate_out else grant.certificate_pem.decode()
     show_pairs(result, as_json=as_json)
     if not as_json:
@@ -104,27 +111,48 @@ def _open_side(
     connect_to: list[Endpoint],
     peer_certificate_pem: bytes | None,
     certificate_out: Path | None,
-) -> tuple[Grant, bool]:
-    """Open one side; connect it too, unless `peer_certificate_pem` is None. Undone if it fails."""
-    from scistream.client.aio import release_after_failure, reserve_side
+) -> tuple[Grant, SessionStatus | None]:
+    """Open one side; connect it too, unless `peer_certificate_pem` is None. Undone if it fails.
 
-    async def work() -> Grant:
+    Return what is granted, and how the side is then, if the control server can say.
+    """
+    from scistream.client.aio import reserve_side
+    from scistream.client.aio.ending import release_after_failure
+    from scistream.client.aio.reserving import check_same, is_free
+
+    async def work() -> tuple[Grant, SessionStatus | None]:
         async with facility.connect() as client:
+            created = await is_free(client, uid, timeout_s=wishes["timeout_s"])
             try:
                 if addresses is None:
                     grant = await client.request(uid, role, **wishes)
                 else:
                     grant = await reserve_side(client, uid, role, addresses=addresses, **wishes)
+                if not created:
+                    check_same(client, uid, addresses or (), grant)
                 if certificate_out is not None:
                     parameters.write_file(certificate_out, grant.certificate_pem)
                 if peer_certificate_pem is not None:
                     await client.update(uid, role, connect_to, peer_certificate_pem=peer_certificate_pem)
-            except (SciStreamError, asyncio.CancelledError):
-                await release_after_failure(uid, client)
+                return grant, await parameters.look(client, uid)
+            except SessionExists:  # it has come in between
                 raise
-            return grant
+            except (SciStreamError, asyncio.CancelledError):
+                if created:
+                    await release_after_failure(uid, client)
+                raise
 
-    return options.run_until_done(work), peer_certificate_pem is not None
+    return run_until_done(work)
+
+
+def _hello(uid: str, role: Role, server: str, files: dict[str, Path | None]) -> str:
+    """Return what is typed for the application; where it listens, only its owner knows."""
+    words = ["appctrl", "hello", uid, "--role", role.value, "--s2cs", server]
+    if role is Role.PRODUCER:
+        words += ["--address", "HOST:PORT"]
+    for option, path in files.items():
+        words += [option, str(path)] if path else []
+    return shlex.join(words)
 
 
 def _next_step(uid: str, server: str, grant: Grant) -> str:

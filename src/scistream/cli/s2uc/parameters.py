@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from scistream.cli import options
+from scistream.cli.completion import complete_profiles
+from scistream.cli.config_file import config_option
 from scistream.cli.facilities import LOCAL_SERVER
 from scistream.core.endpoint import Endpoint
+from scistream.core.session import State
 from scistream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from scistream.client.aio import ControlClient
+    from scistream.core.status import SessionStatus
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,10 +35,46 @@ MOCK_UID = "4f8583bc-a4d3-11ee-9fd6-034d1fcbd7c3"
 #: Where it looks for the control server of each side.
 PRODUCER_SERVER, CONSUMER_SERVER = "localhost:5000", "localhost:6000"
 
+#: What has never been connected; it is not known yet with whom.
+NOT_CONNECTED = frozenset({State.QUEUED, State.REQUESTED, State.RESERVED, State.ANNOUNCED})
+
+#: What a control server is called by; the guide says what the last one means.
+SERVER_HELP = "Control server: a profile, HOST:PORT, or plaintext://HOST:PORT where it serves without TLS"
+
 PEER_NEEDED = (
     "say who the other side is: --peer-certificate FILE (its session certificate, which its owner has by "
     "--certificate-out), or --plain to stream in the clear; 's2uc request' opens both sides and needs neither"
 )
+
+
+class Seconds(click.ParamType[float]):
+    """A time that can be waited: a number above 0, and not an infinite one."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number that `value` is; a usage error if it is none."""
+        seconds = float(click.FLOAT.convert(value, param, ctx))
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value} is no time to wait; give a number of seconds above 0", param, ctx)
+        return seconds
+
+
+class SessionName(click.ParamType[str]):
+    """A session's uid, which is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return `value`; a usage error if it is empty."""
+        if not value:
+            self.fail("it is empty; give a name, or leave the option out for a random one", param, ctx)
+        return str(value)
+
+
+def uid(command: F) -> F:
+    """Add ``--uid``."""
+    return click.option("--uid", type=SessionName(), help="Name of the session [a random UUID].")(command)
 
 
 def _added(command: F, *more: Callable[[F], F]) -> F:
@@ -42,17 +86,17 @@ def _added(command: F, *more: Callable[[F], F]) -> F:
 
 def common(command: F) -> F:
     """Add the options that every command has."""
-    return _added(
-        command, options.json_option(), options.config_option(tables=PROFILES), options.verbose_option()
-    )
+    return _added(command, options.json_option(), config_option(tables=PROFILES), options.verbose_option())
 
 
 def timeout(default: float | None = 30.0, *, queued: bool = False) -> Callable[[F], F]:
     """Return a decorator that adds ``--timeout-s``; with `queued`, a queued request has an hour."""
     if queued:
         text = f"For all of it [{default:g}; with --queue 3600]."
-        return click.option("--timeout-s", type=float, help=text)
-    return click.option("--timeout-s", type=float, default=default, show_default=True, help="For all of it.")
+        return click.option("--timeout-s", type=Seconds(), help=text)
+    return click.option(
+        "--timeout-s", type=Seconds(), default=default, show_default=True, help="For all of it."
+    )
 
 
 def one_server(command: F) -> F:
@@ -77,8 +121,8 @@ def several_servers(command: F) -> F:
             "--s2cs",
             "servers",
             multiple=True,
-            help="Control server or profile; repeat it for both sides "
-            f"[all profiles; without any, {LOCAL_SERVER}].",
+            shell_complete=complete_profiles,
+            help=f"{SERVER_HELP}; repeat it for both sides [all profiles; without any, {LOCAL_SERVER}].",
         ),
         click.option(
             "--certificate",
@@ -152,18 +196,20 @@ def endpoints(texts: Sequence[str]) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in texts]
 
 
-def read_file(path: Path) -> bytes:
-    """Return what is in `path`.
+async def look(client: ControlClient, uid: str) -> SessionStatus | None:
+    """Return how session `uid` is at a control server; None if that is of another version and cannot say.
 
     Raises
     ------
-    ConfigurationError
-        It cannot be read.
+    SciStreamError
+        Whatever the control server refuses it with.
     """
+    from scistream.client.aio import CallUnknown
+
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        return (await client.status(uid))[0]
+    except CallUnknown:
+        return None
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 
 import click
 
-from scistream.cli import options
+from scistream.cli.completion import complete_profiles
 from scistream.cli.facilities import find_facility
+from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
 from scistream.cli.show import show_pairs
 
 
 @click.command()
-@click.argument("producer")
-@click.argument("consumer")
+@click.argument("producer", shell_complete=complete_profiles)
+@click.argument("consumer", shell_complete=complete_profiles)
 @click.option(
     "--target", "targets", multiple=True, required=True, help="HOST:PORT of the producer's application."
 )
@@ -40,7 +41,7 @@ from scistream.cli.show import show_pairs
 @click.option(
     "--consumer-token-file", type=parameters.FILE, help="... at the consumer [or: S2UC_CONSUMER_TOKEN]."
 )
-@click.option("--uid", help="Name of the session [a random UUID].")
+@parameters.uid
 @click.option("--plain", is_flag=True, help="Accept a session that crosses the network in the clear.")
 @parameters.timeout(queued=True)
 @parameters.common
@@ -65,10 +66,16 @@ def request(
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Open a session through PRODUCER's and CONSUMER's gateways (host:port, or profiles) and leave it open.
+    """Open a session through PRODUCER's and CONSUMER's gateways and leave it open.
 
-    Whatever fails, and after Ctrl-C, nothing is left behind on either side. End the session with
-    's2uc release'.
+    Each is the control server of a gateway: a profile, HOST:PORT, or plaintext://HOST:PORT where it serves
+    without TLS (whoever is on the way can read the token then).
+
+    Whatever fails, and after Ctrl-C, nothing of it is left behind on either side. End the session with
+    's2uc release'; lead new connections to another application with 's2uc update'.
+
+    With the --uid of a session that is open already, with the same parameters, that one is shown; with others
+    it is refused. That session goes on in any case.
 
     \b
     Example:
@@ -120,7 +127,7 @@ def request(
             "setup_s": round(session.setup_s, 4),
         }
 
-    show_pairs(options.run_until_done(work), as_json=as_json)
+    show_pairs(run_until_done(work), as_json=as_json)
 
 
 class _Progress:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from scistream.cli import options
 from scistream.cli.facilities import REFERENCE_CERTIFICATE, find_facilities, find_servers
+from scistream.cli.output import print_json
+from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
 from scistream.cli.show import show_list, show_pairs, show_sessions, status_as_json
 from scistream.errors import SessionNotFound
@@ -37,9 +38,10 @@ def release(
     timeout_s: float,
     as_json: bool,
 ) -> None:
-    """End session UID at every control server that is named; fine where it has ended already.
+    """End session UID at every control server that is named; fine where it has ended before.
 
-    Without --s2cs: at those of all profiles.
+    Without --s2cs: at those of all profiles. What has become of it is said for each of them, whatever
+    happens at another. Exit code 7 if none of them knows the session.
 
     \b
     Example:
@@ -48,16 +50,42 @@ def release(
     """
     servers = find_servers(context, servers)
     facilities = find(context, servers, certificates, token_files)
-    failures = [
-        outcome
-        for outcome in at_each(facilities, lambda client: client.release(uid, timeout_s=timeout_s))
-        if isinstance(outcome, BaseException)
-    ]
-    if failures:
-        raise failures[0]
-    show_pairs({"uid": uid, "released": list(servers)}, as_json=as_json)
+    outcomes = at_each(facilities, lambda client: _release(client, uid, timeout_s))
+    places: dict[str, list[str]] = {what: [] for what in ("released", "ended_before", "not_there")}
+    failed = {}
+    for server, outcome in zip(servers, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            failed[server] = str(outcome)
+        else:
+            places[outcome].append(server)
+    if as_json:
+        print_json(uid=uid, **places, failed=failed)
+    else:
+        for what, where in (*places.items(), ("failed", list(failed))):
+            for server in where:
+                click.echo(f"{what.replace('_', ' '):12}  {server}")
+    raise_failures(outcomes, found=False)
+    if len(places["not_there"]) == len(servers):
+        raise SessionNotFound(
+            f"there is no session {uid} of yours at {', '.join(servers)}; nothing was released; 's2uc list' "
+            "shows yours"
+        )
     if not as_json:
         click.echo("Release completed")
+
+
+async def _release(client: ControlClient, uid: str, timeout_s: float) -> str:
+    """Release session `uid`; return what there was: ``released``, ``ended_before`` or ``not_there``."""
+    from scistream.client.aio import CallUnknown
+
+    try:
+        found = await client.status(uid, timeout_s=timeout_s)
+    except SessionNotFound:
+        return "not_there"
+    except CallUnknown:  # the reference implementation cannot say
+        found = ()
+    await client.release(uid, timeout_s=timeout_s)
+    return "ended_before" if any(one.state.freed for one in found) else "released"
 
 
 @click.command()
@@ -117,6 +145,20 @@ def status(
     Without --s2cs: at those of all profiles. What one of them answers is shown even if another fails.
 
     \b
+    With --json, {"sessions": [SIDE, …]}, where a SIDE has:
+      server, uid, role (PROD or CONS), principal, data_server
+      state      queued, requested, reserved, announced, connecting, connected, releasing, released,
+                 expired or failed
+      reason     why it has ended, or ""
+      encrypted  whether TLS is between the gateways; null as long as that is not settled
+      num_conn, rate_mbps, paced, seconds (its age; of an ended one, its length)
+      listeners, targets          lists of "HOST:PORT"
+      channels                    a list of {connections_open, connections_total, connections_failed,
+                                  bytes_to_target, bytes_from_target}; empty until it is connected
+      restarts, notice            how often its data server was restarted, and why last
+      idle_timeout_s, lifetime_s  0: none;  lifetime_left_s  null: none, or not begun
+
+    \b
     Example:
       s2uc status --s2cs aps.example:5000 --certificate aps.crt --token-file my.token
     """
@@ -145,6 +187,8 @@ def list_sessions(
     """List your sessions at every control server that is named, one line for each.
 
     Without --s2cs: at those of all profiles. What one of them answers is shown even if another fails.
+
+    With --json: {"sessions": [{"uid": …, "sides": [SIDE, …]}, …]}; 's2uc status --help' says what a SIDE has.
 
     \b
     Example:
@@ -178,7 +222,7 @@ def at_each(
     async def work() -> list[T | BaseException]:
         return await asyncio.gather(*map(one, facilities), return_exceptions=True)
 
-    return options.run_until_done(work)
+    return run_until_done(work)
 
 
 def raise_failures(outcomes: Sequence[object], *, found: bool) -> None:

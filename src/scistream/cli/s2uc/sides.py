@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from scistream.cli.completion import complete_profiles
 from scistream.cli.s2uc import parameters
 from scistream.cli.s2uc.one_side import open_one_side
 from scistream.core.events import Role
@@ -20,8 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _RECEIVER_PORTS = "5074,5075,5076,37000,47000"
 
-# What the application controller has to say hello: as long as control servers hold listeners for it.
-_HELLO_TIMEOUT_S = 180.0
+# What the application controller has to say hello: a little longer than the 180 s for which control servers
+# hold listeners for it, so that they say themselves that nobody came.
+_HELLO_TIMEOUT_S = 185.0
 
 
 def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
@@ -38,7 +41,8 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
                 "server",
                 default=default_server,
                 show_default=True,
-                help="Control server or profile.",
+                shell_complete=complete_profiles,
+                help=f"{parameters.SERVER_HELP}.",
             ),
             click.option("--plain", is_flag=True, help="Stream in the clear; connected at once."),
             click.option(
@@ -57,7 +61,7 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
 
 
 @click.command("prod-req")
-@click.option("--uid", help="Name of the session [a random UUID].")
+@parameters.uid
 @click.option(
     "--num-conn", type=int, default=parameters.REFERENCE_NUM_CONN, show_default=True, help="Channels."
 )
@@ -67,8 +71,8 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
 def prod_req(context: click.Context, /, uid: str | None, num_conn: int, mock: bool, **values: Any) -> None:
     """Open the producer's side of a session, whose application controller says hello itself.
 
-    The uid is shown first, for: appctrl hello UID --role PROD --address HOST:PORT. The rest is printed when
-    it has come.
+    What is to be typed for the application is shown first: appctrl hello UID --role PROD --address HOST:PORT.
+    The rest is printed when it has come.
 
     \b
     Example:
@@ -128,7 +132,7 @@ def cons_req(
     show_default=True,
     help="The application's ports on it, without --target.",
 )
-@click.option("--uid", help="Name of the session [a random UUID].")
+@parameters.uid
 @click.option(
     "--num-conn",
     type=int,
@@ -158,10 +162,16 @@ def inbound_request(
       s2uc inbound-request --target 10.0.1.5:5001 --s2cs aps.example:5000 --certificate aps.crt \\
           --token-file my.token --certificate-out producer-session.crt
     """
+    for name in ("remote_ip", "receiver_ports"):
+        if targets and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"give either --target or {option}: both say where the application is")
     host = f"[{remote_ip}]" if ":" in remote_ip and "[" not in remote_ip else remote_ip
     addresses = parameters.endpoints(targets or [f"{host}:{port}" for port in receiver_ports.split(",")])
     if num_conn is None:
         num_conn = len(targets) or parameters.REFERENCE_NUM_CONN
+    if len(targets) > num_conn:
+        click.echo(f"not used with --num-conn {num_conn}: {', '.join(targets[num_conn:])}", err=True)
     open_one_side(
         context,
         _name(uid, mock=mock),
@@ -214,4 +224,4 @@ def outbound_request(
 def _name(uid: str | None, *, mock: bool) -> str:
     if uid is not None and mock:
         raise click.UsageError("give either --uid or --mock")
-    return parameters.MOCK_UID if mock else uid or str(uuid.uuid4())
+    return parameters.MOCK_UID if mock else str(uuid.uuid4()) if uid is None else uid

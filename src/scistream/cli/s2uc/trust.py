@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from scistream.cli.completion import complete_profiles
 from scistream.cli.facilities import find_address
 from scistream.cli.s2uc import parameters
 from scistream.cli.show import show_pairs
@@ -17,7 +18,7 @@ from scistream.errors import AuthenticationError, ConfigurationError
 
 
 @click.command()
-@click.argument("server")
+@click.argument("server", shell_complete=complete_profiles)
 @click.option(
     "--fingerprint",
     "expected",
@@ -31,7 +32,8 @@ def trust(context: click.Context, server: str, expected: str | None, timeout_s: 
 
     Its fingerprint is shown, and you are asked whether it is the one that the operator of SERVER has told
     you, by another way than this network. From then on the certificate is used wherever none is given for
-    that address, and another one is refused.
+    that address, and another one is refused. One that is not for the name by which you call SERVER, or not
+    valid now, is not trusted.
 
     \b
     Example:
@@ -40,8 +42,8 @@ def trust(context: click.Context, server: str, expected: str | None, timeout_s: 
     The operator has the fingerprint from:
       openssl x509 -in server.crt -noout -fingerprint -sha256
     """
+    from scistream.client.handshake import ask_certificate, check_server
     from scistream.client.known_servers import (
-        ask_certificate,
         find_known_server,
         fingerprint,
         parse_fingerprint,
@@ -51,7 +53,13 @@ def trust(context: click.Context, server: str, expected: str | None, timeout_s: 
     endpoint = find_address(context, server)
     wanted = None if expected is None else parse_fingerprint(expected)
     known = find_known_server(endpoint)
-    shown = asyncio.run(ask_certificate(endpoint, timeout_s=timeout_s))
+
+    async def ask() -> bytes:
+        shown = await ask_certificate(endpoint, timeout_s=timeout_s)
+        await check_server(endpoint, shown, timeout_s=timeout_s)
+        return shown
+
+    shown = asyncio.run(ask())
     description = {"address": str(endpoint), "fingerprint": fingerprint(shown), **_describe(shown, endpoint)}
     if known is not None and fingerprint(known) != fingerprint(shown):
         description["trusted_until_now"] = fingerprint(known)

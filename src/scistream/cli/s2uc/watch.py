@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
-from scistream.cli import options
 from scistream.cli.exit_codes import exit_code_of
 from scistream.cli.facilities import find_servers
+from scistream.cli.output import emit
+from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
 from scistream.cli.s2uc.sessions import find, raise_failures
-from scistream.cli.show import human_bytes
+from scistream.cli.s2uc.watch_screens import Look, Screen, look, screen_for
 from scistream.core.session import State
-from scistream.core.status import ChannelStatistics, SessionStatus
+from scistream.core.status import SessionStatus
 from scistream.errors import (
     DataServerError,
     DeadlineExceeded,
@@ -69,6 +67,13 @@ def watch(
     7 for one that has expired, 8 for one that has failed.
 
     \b
+    With --json, one of these per line:
+      {"event": "status", "uid", "time", "sides": [{"server", "role", "state", "encrypted", "channels"}],
+       "unreachable": [server, …]}; channels as in 's2uc status', with rate_to_target and
+       rate_from_target in bytes per second
+      {"event": "ended", "uid", "server", "state", "reason", "exit_code"}
+
+    \b
     Example:
       s2uc watch 0f3c… --s2cs aps.example:5000 --s2cs alcf.example:5000
     """
@@ -77,11 +82,11 @@ def watch(
     async def work() -> None:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(facility.connect()) for facility in facilities]
-            with _screen(uid, as_json=as_json) as screen:
+            with screen_for(uid, as_json=as_json) as screen:
                 ended = await _follow(uid, clients, screen, interval_s, timeout_s)
         error = _error_of(uid, ended)
         if as_json:
-            options.emit(
+            emit(
                 "ended",
                 uid=uid,
                 server=ended.server,
@@ -94,29 +99,7 @@ def watch(
         if error is not None:
             raise error
 
-    options.run_until_done(work)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One side of the session at one moment, with what has flowed since the look before.
-
-    Parameters
-    ----------
-    rates : sequence of (float, float)
-        Bytes per second to the target and from it, for each channel.
-    """
-
-    server: str
-    status: SessionStatus
-    rates: Sequence[tuple[float, float]]
-
-
-class Screen(Protocol):
-    """Where looks are shown."""
-
-    def show(self, looks: Sequence[Look], unreachable: Sequence[str]) -> None:
-        """Show one round of looks."""
+    run_until_done(work)
 
 
 async def _follow(
@@ -146,7 +129,7 @@ async def _follow(
                 failures.append((client, answer))
                 continue
             heard_s[server] = now_s
-            looks.append(_look(server, answer[0], before.get(server), now_s))
+            looks.append(look(server, answer[0], before.get(server), now_s))
             before[server] = now_s, answer[0]
         for client, failure in failures:
             server = str(client.endpoint)
@@ -159,31 +142,10 @@ async def _follow(
             raise_failures(answers, found=bool(before))
             raise failure
         screen.show(looks, [str(client.endpoint) for client, _ in failures if client in watched])
-        for look in looks:
-            if look.status.state.freed:
-                return look
+        for one in looks:
+            if one.status.state.freed:
+                return one
         await asyncio.sleep(interval_s)
-
-
-def _look(
-    server: str, status: SessionStatus, before: tuple[float, SessionStatus] | None, now_s: float
-) -> Look:
-    nothing = ChannelStatistics()
-    rates = []
-    for number, channel in enumerate(status.channels):
-        if before is None or len(before[1].channels) <= number or now_s <= before[0]:
-            rates.append((0.0, 0.0))
-            continue
-        old, span_s = before[1].channels[number], now_s - before[0]
-        if channel.connections_total < old.connections_total:  # a data server that was restarted counts anew
-            old = nothing
-        rates.append(
-            (
-                max(0, channel.bytes_to_target - old.bytes_to_target) / span_s,
-                max(0, channel.bytes_from_target - old.bytes_from_target) / span_s,
-            )
-        )
-    return Look(server=server, status=status, rates=rates)
 
 
 def _error_of(uid: str, ended: Look) -> SciStreamError | None:
@@ -194,101 +156,3 @@ def _error_of(uid: str, ended: Look) -> SciStreamError | None:
     if ended.status.state is State.FAILED:
         return DataServerError(what)
     return None
-
-
-# --- showing -------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _screen(uid: str, *, as_json: bool) -> Iterator[Screen]:
-    if as_json:
-        yield _JsonLines(uid)
-    elif sys.stdout.isatty():
-        from rich.live import Live
-
-        with Live(auto_refresh=False) as live:
-            yield _Table(uid, live)
-    else:
-        yield _Lines()
-
-
-class _JsonLines:
-    def __init__(self, uid: str) -> None:
-        self._uid = uid
-
-    def show(self, looks: Sequence[Look], unreachable: Sequence[str]) -> None:
-        options.emit(
-            "status",
-            uid=self._uid,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            sides=[
-                {
-                    "server": look.server,
-                    "role": look.status.role.value,
-                    "state": look.status.state.value,
-                    "encrypted": look.status.encrypted,
-                    "channels": list(_channels(look)),
-                }
-                for look in looks
-            ],
-            unreachable=list(unreachable),
-        )
-
-
-class _Lines:
-    def show(self, looks: Sequence[Look], unreachable: Sequence[str]) -> None:
-        clock = f"{datetime.now().astimezone():%H:%M:%S}"
-        for server in unreachable:
-            click.echo(f"{clock}  {server} cannot be reached; streams go on without it")
-        for look in looks:
-            if not look.rates:
-                click.echo(f"{clock}  {look.status.role} {look.status.state} at {look.server}")
-            for number, channel in enumerate(_channels(look)):
-                click.echo(
-                    f"{clock}  {look.status.role} {look.status.state} channel {number}  "
-                    f"open {channel['connections_open']}  "
-                    f"→ {human_bytes(channel['rate_to_target'])}/s  "
-                    f"← {human_bytes(channel['rate_from_target'])}/s  "
-                    f"in all → {human_bytes(channel['bytes_to_target'])}  "
-                    f"← {human_bytes(channel['bytes_from_target'])}"
-                )
-        sys.stdout.flush()
-
-
-class _Table:
-    def __init__(self, uid: str, live: Any) -> None:
-        self._uid = uid
-        self._live = live
-
-    def show(self, looks: Sequence[Look], unreachable: Sequence[str]) -> None:
-        from rich.table import Table
-
-        table = Table(
-            *("side", "at", "state", "channel", "open", "→ /s", "← /s", "→", "←"),
-            title=f"session {self._uid}",
-            caption=f"cannot be reached: {', '.join(unreachable)}" if unreachable else None,
-        )
-        for look in looks:
-            side = look.status.role.value, look.server, look.status.state.value
-            if not look.rates:
-                table.add_row(*side)
-            for number, channel in enumerate(_channels(look)):
-                table.add_row(
-                    *(side if number == 0 else ("", "", "")),
-                    str(number),
-                    str(channel["connections_open"]),
-                    human_bytes(channel["rate_to_target"]),
-                    human_bytes(channel["rate_from_target"]),
-                    human_bytes(channel["bytes_to_target"]),
-                    human_bytes(channel["bytes_from_target"]),
-                )
-        self._live.update(table, refresh=True)
-
-
-def _channels(look: Look) -> Iterator[Mapping[str, Any]]:
-    for channel, (to_target, from_target) in zip(look.status.channels, look.rates, strict=True):
-        yield {
-            **asdict(channel),
-            "rate_to_target": round(to_target, 1),
-            "rate_from_target": round(from_target, 1),
-        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,14 +11,14 @@ from typing import Any
 import grpc
 
 from scistream import errors
-from scistream.client.access import Access
-from scistream.client.known_servers import ask_certificate, fingerprint
+from scistream.client.access import Access, check_timeout
+from scistream.client.handshake import check_pem, check_server
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.status import SessionStatus
-from scistream.wire import convert
+from scistream.wire import answers, requests
 from scistream.wire import scistream_pb2 as pb
-from scistream.wire.convert import Grant
+from scistream.wire.answers import Grant
 from scistream.wire.scistream_pb2_grpc import ControlStub
 
 
@@ -56,8 +57,10 @@ _OPTIONS = [
 
 _CALL_TIMEOUT_S = 30.0
 
-# To say which certificate a server shows instead of the trusted one.
-_ASK_TIMEOUT_S = 3.0
+# What gRPC says where the connection was there, and TLS was not, or not with this server.
+_TLS_FAILED = re.compile("handshake failed|verification check failed", re.IGNORECASE)
+# To find out why.
+_LOOK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,8 @@ class ControlClient:
 
     Every call raises `SciStreamError`: the class says whose fault it is (`AuthenticationError`,
     `SessionNotFound`, `DeadlineExceeded` where the server does not answer in time, `Unreachable` where it
-    cannot be reached or breaks off, `CallUnknown` where it is of another version, …).
+    cannot be reached or breaks off, `Untrusted` where its certificate is not the right one, `CallUnknown`
+    where it is of another version, `ConfigurationError` where `timeout_s` is no time, …).
 
     Parameters
     ----------
@@ -90,7 +94,7 @@ class ControlClient:
     Raises
     ------
     ConfigurationError
-        The token holds characters that cannot be sent.
+        The token holds characters that cannot be sent, the certificate is none, or there is one and no TLS.
     """
 
     def __init__(
@@ -105,6 +109,13 @@ class ControlClient:
             raise errors.ConfigurationError(
                 f"the token for {endpoint} holds characters that no token has; check where it comes from"
             )
+        if server_certificate_pem is not None:
+            if not tls:
+                raise errors.ConfigurationError(
+                    f"control server {endpoint} is to be called without TLS, and its certificate is given; "
+                    "leave one of the two out"
+                )
+            check_pem(server_certificate_pem, f"the certificate given for control server {endpoint}")
         self.endpoint = endpoint
         self._metadata = (("authorization", token),) if token else ()
         self._server_certificate_pem = server_certificate_pem
@@ -136,7 +147,7 @@ class ControlClient:
             End the session after this time without traffic, and in any case; at most, and by default, the
             gateway's own. `renew` starts both anew.
         """
-        message = convert.write_request(
+        message = requests.write_request(
             uid,
             role,
             num_conn,
@@ -146,7 +157,7 @@ class ControlClient:
             lifetime_s=lifetime_s,
         )
         answer: pb.Response = await self._call("req", message, timeout_s)
-        return convert.read_response(answer)
+        return answers.read_response(answer)
 
     async def hello(
         self,
@@ -158,9 +169,9 @@ class ControlClient:
     ) -> tuple[Endpoint, ...]:
         """Say for the application that it is there, and where; return the data server's listeners."""
         answer: pb.AppResponse = await self._call(
-            "hello", convert.write_hello(uid, role, addresses), timeout_s
+            "hello", requests.write_hello(uid, role, addresses), timeout_s
         )
-        return convert.read_app_response(answer)
+        return answers.read_app_response(answer)
 
     async def update(
         self,
@@ -172,9 +183,9 @@ class ControlClient:
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
         """Connect this side to `targets` (none: to what the application announced)."""
-        message = convert.write_update(uid, role, targets, peer_certificate_pem)
+        message = requests.write_update(uid, role, targets, peer_certificate_pem)
         answer: pb.Response = await self._call("update", message, timeout_s)
-        return convert.read_response(answer)
+        return answers.read_response(answer)
 
     async def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
         """End this side of the session; return when everything is free. Fine if there is none."""
@@ -187,7 +198,7 @@ class ControlClient:
     async def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
         """Return what the server shows of the session `uid`, or of all of the caller's."""
         answer: pb.StatusReply = await self._call("status", pb.StatusRequest(uid=uid), timeout_s)
-        return convert.read_status(answer)
+        return answers.read_status(answer)
 
     async def close(self) -> None:
         """Close the connection; calls that are waiting are cancelled. Idempotent."""
@@ -209,16 +220,17 @@ class ControlClient:
         await self.close()
 
     async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
+        check_timeout(timeout_s)
         if self._stub is None:
             self._channel = self._open_channel()
             self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in (
-                error.details() or ""
-            ):
-                raise errors.PeerError(await self._distrust()) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE and _TLS_FAILED.search(error.details() or ""):
+                await check_server(
+                    self.endpoint, self._server_certificate_pem, timeout_s=min(timeout_s, _LOOK_TIMEOUT_S)
+                )
             raise self._error(method, error, timeout_s) from error
 
     def _open_channel(self) -> grpc.aio.Channel:
@@ -234,31 +246,15 @@ class ControlClient:
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CallUnknown(f"{where} does not know the call {method!r}; its version is another one")
         if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
-            return Unreachable(f"{where} cannot be reached; check address, port and certificate: {details}")
+            tls = (
+                ""
+                if self._tls
+                else " (and whether it serves TLS after all; then leave plaintext:// out, tls=False)"
+            )
+            return Unreachable(f"{where} cannot be reached; check address and port{tls}: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
             return errors.DeadlineExceeded(f"{where} did not answer {method!r} within {timeout_s:g} s")
         return ERRORS.get(code, errors.PeerError)(f"{where}: {details or code.name}")
-
-    async def _distrust(self) -> str:
-        """Return what to do about a server that shows a certificate that is not trusted."""
-        try:
-            shown = fingerprint(await ask_certificate(self.endpoint, timeout_s=_ASK_TIMEOUT_S))
-        except errors.SciStreamError as error:
-            shown = f"it could not be read: {error}"
-        where = f"control server {self.endpoint} shows"
-        if self._server_certificate_pem is None:
-            return (
-                f"{where} a certificate that this machine does not know (SHA-256 {shown}); get its "
-                "server.crt from its operator and give it with --certificate FILE ('s2uc request': "
-                "--producer-certificate, --consumer-certificate), or as 'certificate' in its profile; or "
-                f"compare the fingerprint with its operator and type: s2uc trust {self.endpoint}"
-            )
-        return (
-            f"{where} another certificate than the one given: SHA-256 {shown}, and trusted is "
-            f"{fingerprint(self._server_certificate_pem)}. Somebody may be in between: ask its operator. If "
-            "it was changed there, give the new server.crt, or compare the new fingerprint and type: "
-            f"s2uc trust {self.endpoint}"
-        )
 
 
 def connect(access: Access) -> ControlClient:

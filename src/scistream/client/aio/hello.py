@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from scistream.client.access import Access
+from scistream.client.access import Access, check_timeout
 from scistream.client.aio.control import ControlClient, UnnamedFault, connect
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
@@ -71,6 +71,7 @@ async def say_hello(
     SciStreamError
         Whatever else the control server refuses it with.
     """
+    check_timeout(timeout_s)
     delay_s = _FIRST_DELAY_S
     deadline_s = time.monotonic() + timeout_s
     while True:

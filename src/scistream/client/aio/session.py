@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from scistream.client.aio.control import ControlClient, Unreachable
+from scistream.client.aio.control import Unreachable
+from scistream.client.aio.ending import Side, has_ended, release_after_failure, release_all, to_the_end, undo
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.session import State
@@ -20,10 +21,6 @@ from scistream.errors import DeadlineExceeded, InvalidArgument, SciStreamError, 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# Releasing after a failure must not take longer than the user is willing to wait for the error. A server that
-# has got the release carries it out, whether its answer is waited for or not.
-UNDO_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,30 +53,6 @@ class SessionEnd:
         """Return one line for people."""
         side = "producer" if self.side is Role.PRODUCER else "consumer"
         return f"{self.state or 'forgotten'} at the {side}'s side: {self.reason}"
-
-
-@dataclass(slots=True, kw_only=True)
-class Side:
-    """One control server of an open session.
-
-    Parameters
-    ----------
-    client : ControlClient
-        The calls.
-    certificate_pem : bytes
-        This side's session certificate.
-    owned : bool
-        Whether the connection ends with the session.
-    """
-
-    client: ControlClient
-    owned: bool
-    certificate_pem: bytes = b""
-
-    async def close(self) -> None:
-        """Close the connection if it is the session's."""
-        if self.owned:
-            await self.client.close()
 
 
 class StreamingSession:
@@ -136,9 +109,10 @@ class StreamingSession:
         Raises
         ------
         InvalidArgument
-            A target is none, or there is none; the session is as it was.
+            A target is none, or there is none.
         SciStreamError
-            The producer's control server failed. Both sides have been released.
+            The producer's control server cannot be reached, or refuses it. The session goes on as it was;
+            only if it has ended there, the other side has been released too.
         """
         if not targets:
             raise InvalidArgument(f"session {self.uid}: retarget needs at least one target")
@@ -147,10 +121,10 @@ class StreamingSession:
             await self._producer.client.update(
                 self.uid, Role.PRODUCER, targets, peer_certificate_pem=peer_certificate_pem
             )
-        except InvalidArgument:
+        except SciStreamError:
+            if await has_ended(self._producer.client, self.uid):
+                await self._release_rest()
             raise
-        except (SciStreamError, asyncio.CancelledError) as error:
-            await self._fail(error)
 
     async def renew(self) -> None:
         """Start the session's idle timeout and lifetime anew on both sides.
@@ -228,6 +202,10 @@ class StreamingSession:
         await self._producer.close()
         await self._consumer.close()
 
+    async def abandon(self) -> None:
+        """Undo what opening it has done, for who has opened it and cannot use it; then as `detach`."""
+        await undo(self.uid, self._producer, self._consumer)
+
     async def __aenter__(self) -> StreamingSession:
         """Return the session itself."""
         return self
@@ -240,7 +218,7 @@ class StreamingSession:
     ) -> None:
         """Release it; an error of the block is more important than one of the release."""
         try:
-            await self.release()
+            await to_the_end(self.release())
         except SciStreamError as failed:
             if error is None:
                 raise
@@ -248,36 +226,17 @@ class StreamingSession:
 
     async def _ended(self, end: SessionEnd) -> SessionEnd:
         logger.info("session %s: %s", self.uid, end)
-        await self._undo()
+        await self._release_rest()
         return end
 
     async def _fail(self, error: BaseException) -> NoReturn:
-        await self._undo()
+        await self._release_rest()
         raise error
 
-    async def _undo(self) -> None:
+    async def _release_rest(self) -> None:
         sides = self._producer.client, self._consumer.client
         self._released = await release_after_failure(self.uid, *sides)
         await self.detach()
-
-
-async def release_all(uid: str, *clients: ControlClient) -> None:
-    """Release session `uid` at every control server, and raise the first error after that."""
-    outcomes = await asyncio.gather(*(client.release(uid) for client in clients), return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-
-
-async def release_after_failure(uid: str, *clients: ControlClient) -> bool:
-    """Release session `uid` everywhere within a short time; return whether all have confirmed it."""
-    try:
-        async with asyncio.timeout(UNDO_TIMEOUT_S):
-            await release_all(uid, *clients)
-    except (SciStreamError, TimeoutError) as failed:
-        logger.info("session %s: releasing after a failure: %s", uid, failed)
-        return False
-    return True
 
 
 async def together(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, Any]) -> tuple[T, Any]:

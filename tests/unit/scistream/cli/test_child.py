@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from scistream.cli.child import Child, ReceivedSignals
-from scistream.cli.options import StoppedBySignal
+from scistream.cli.running import StoppedBySignal
 from scistream.errors import ConfigurationError
 
 ENVIRONMENT = dict(os.environ)

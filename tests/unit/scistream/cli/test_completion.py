@@ -19,6 +19,14 @@ PROGRAMS = Path(sys.executable).parent
 BASH = shutil.which("bash") or pytest.skip("bash is not installed", allow_module_level=True)
 
 
+@pytest.fixture(autouse=True)
+def _profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scistream" / "config.toml"
+    path.parent.mkdir()
+    path.write_text("".join(f"[facilities.{name}]\naddress = 'x:1'\n" for name in ("aps", "alcf", "other")))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
 def completed(program: str, *words: str) -> list[str]:
     """What bash offers for the last of `words`."""
     script = f"""
@@ -47,6 +55,15 @@ def completed(program: str, *words: str) -> list[str]:
         (("s2cs", "st"), {"start"}),
         (("s2cs", "start", "--on-"), {"--on-terminate"}),
         (("s2cs", "--port", "5000", "--on-"), {"--on-terminate"}),
+        (("s2cs", "--on"), {"--on-terminate"}),
+        (("s2cs", "--ver"), {"--verbose", "--version"}),
+        (("s2cs", "start", "--auth", ""), {"none", "shared-key"}),
+        (("s2uc", "prod_r"), {"prod_req"}),
+        (("s2uc", "prod_req", "--num_"), {"--num_conn"}),
+        (("s2uc", "release", "uid", "--s2cs", "a"), {"aps", "alcf"}),
+        (("appctrl", "run", "--s2cs", "al"), {"alcf"}),
+        (("s2uc", "request", "aps", "al"), {"alcf"}),
+        (("s2uc", "update", "uid", "--s2cs", "al"), {"alcf"}),
         (("s2cs", "start", "--on-terminate", ""), {"drain", "keep", "release"}),
         (("appctrl", ""), {"hello", "register", "run", "mock", "create-appctrl", "completion"}),
         (("appctrl", "run", "--rol"), {"--role"}),

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
+from scistream.auth.certificates import make_certificate
 from scistream.cli import options
+from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facilities, find_servers
 from scistream.client.known_servers import fingerprint, store_known_server
 from scistream.core.endpoint import Endpoint
@@ -16,12 +18,14 @@ from support.programs import Run
 
 __all__ = ["tls_files"]
 
+PEM = make_certificate(["gw"])[0].decode()
+
 
 @click.command(context_settings=options.CONTEXT_SETTINGS)
 @click.argument("texts", nargs=-1)
 @click.option("--certificate", "certificates", type=click.Path(path_type=Path), multiple=True)
 @click.option("--token-file", "token_files", type=click.Path(path_type=Path), multiple=True)
-@options.config_option(tables=("facilities",))
+@config_option(tables=("facilities",))
 @click.pass_context
 def show(
     context: click.Context,
@@ -32,7 +36,8 @@ def show(
     """Show facilities."""
     for facility in find_facilities(context, texts, certificates, token_files):
         pem = facility.server_certificate_pem
-        click.echo(f"{facility.endpoint} {(pem or b'-').decode()} {facility.token}")
+        # the first line: here it names the certificate
+        click.echo(f"{facility.endpoint} {(pem or b'-').decode().splitlines()[0]} {facility.token}")
         assert str(facility.token) not in repr(facility) or facility.token is None
 
 
@@ -43,13 +48,14 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "etc"
     directory.mkdir()
     for name in ("a", "b"):
-        (directory / f"{name}.crt").write_text(f"cert-{name}")
+        (directory / f"{name}.crt").write_text(f"cert-{name}\n{PEM}")
         token = directory / f"{name}.token"
         token.touch(mode=0o600)
         token.write_text(f"token-{name}\n")
     (directory / "config.toml").write_text(
         "[facilities.aps]\naddress = 'gw.aps.example:5000'\ncertificate = 'a.crt'\ntoken_file = 'a.token'\n"
         "[facilities.bad]\naddress = 'x:1'\ntoken = 'secret'\n[facilities.empty]\n"
+        "[facilities.clear]\naddress = 'plaintext://x:1'\ncertificate = 'a.crt'\n"
     )
 
 
@@ -58,7 +64,7 @@ CONFIG = "--config=etc/config.toml"
 
 @click.command(context_settings=options.CONTEXT_SETTINGS)
 @click.argument("texts", nargs=-1)
-@options.config_option(tables=("facilities",))
+@config_option(tables=("facilities",))
 @click.pass_context
 def servers(context: click.Context, texts: tuple[str, ...]) -> None:
     """Show which control servers are meant."""
@@ -72,7 +78,7 @@ def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "xdg" / "scistream" / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text("[facilities.own]\naddress = 'own:1'\ncertificate = 'own.crt'\n")
-    (path.parent / "own.crt").write_text("cert-own")
+    (path.parent / "own.crt").write_text(f"cert-own\n{PEM}")
     return path
 
 
@@ -137,7 +143,7 @@ def test_without_a_server_all_profiles_are_meant_and_without_profiles_this_machi
     run: Run, own_config: Path
 ) -> None:
     assert run(servers)[1] == "own\n"
-    assert run(servers, CONFIG)[1] == "aps bad empty\n"
+    assert run(servers, CONFIG)[1] == "aps bad empty clear\n"
     assert run(servers, CONFIG, "x:1")[1] == "x:1\n"
     own_config.unlink()
     assert run(servers)[1] == "localhost:5000\n"
@@ -162,10 +168,13 @@ def test_certificates_are_one_for_all_or_one_for_each(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["apz"], "etc/config.toml: aps, bad, empty"),
+        (["apz"], "etc/config.toml: aps, bad, clear, empty"),
         (["bad"], "token"),
         (["empty"], "no address"),
         (["x:1", "--certificate=missing"], "missing cannot be read"),
+        (["x:1", "--certificate=etc/a.token"], "etc/a.token is no PEM certificate"),
+        (["plaintext://x:1", "--certificate=etc/a.crt"], "plaintext://x:1 is called without TLS"),
+        (["clear"], "leave it or plaintext:// out"),
         (["x:99999"], "99999"),
     ],
 )

@@ -6,12 +6,13 @@ import click
 import pytest
 
 from scistream.cli import options
+from scistream.cli.config_file import config_option
 from scistream.cli.groups import DefaultCommandGroup
 from support.programs import Run
 
 
 @click.group(cls=DefaultCommandGroup, default_command="serve", context_settings=options.CONTEXT_SETTINGS)
-@options.config_option()
+@config_option()
 @options.version_option()
 def program() -> None:
     """Do things."""
@@ -19,7 +20,7 @@ def program() -> None:
 
 @program.command()
 @click.option("--port", type=int, default=1)
-@options.config_option()
+@config_option()
 @options.verbose_option()
 def serve(port: int) -> None:
     """Serve."""

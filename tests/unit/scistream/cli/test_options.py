@@ -15,13 +15,16 @@ import click
 import pytest
 
 from scistream.cli import options
+from scistream.cli.config_file import config_option, config_table
 from scistream.cli.exit_codes import ExitCode
+from scistream.cli.output import error_events, print_json
+from scistream.cli.running import StoppedBySignal, run_until_done
 from scistream.errors import AuthenticationError, ConfigurationError, ResourceExhausted
 from support.programs import Run
 
 
 @click.group(context_settings=options.CONTEXT_SETTINGS)
-@options.config_option(tables=("facilities",))
+@config_option(tables=("facilities",))
 @options.version_option()
 def program() -> None:
     """Do things."""
@@ -32,15 +35,15 @@ def program() -> None:
 @click.option("--number", "count", type=int, default=1)
 @click.option("--name", "names", multiple=True)
 @options.json_option()
-@options.config_option(tables=("facilities",))
+@config_option(tables=("facilities",))
 @options.verbose_option()
 @click.pass_context
 def show_it(
     context: click.Context, port_range: str, count: int, names: tuple[str, ...], as_json: bool
 ) -> None:
     """Show options."""
-    table = dict(options.config_table(context, "facilities"))
-    options.print_json(range=port_range, count=count, names=names, facilities=table, json=as_json)
+    table = dict(config_table(context, "facilities"))
+    print_json(range=port_range, count=count, names=names, facilities=table, json=as_json)
 
 
 @program.command()
@@ -52,7 +55,7 @@ def fail(kind: str) -> None:
         "auth": AuthenticationError("who\n are you"),
         "bug": ZeroDivisionError("oh"),
         "interrupt": KeyboardInterrupt(),
-        "stopped": options.StoppedBySignal(signal.SIGTERM),
+        "stopped": StoppedBySignal(signal.SIGTERM),
     }[kind]
 
 
@@ -76,6 +79,26 @@ def test_flags_win_over_environment_over_file_over_defaults(
     monkeypatch.setenv("PROG_SHOW_IT_PORT_RANGE", "environment")
     assert shown("--config", config, "show-it") == "environment"
     assert shown("--config", config, "show-it", "--port-range=flag") == "flag"
+
+
+def test_an_option_is_named_in_environment_and_file_as_it_is_written(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROG_SHOW_IT_NUMBER", "3")
+    monkeypatch.setenv("PROG_SHOW_IT_NAME", "a b")
+    monkeypatch.setenv("PROG_SHOW_IT_JSON", "1")
+    monkeypatch.setenv("PROG_SHOW_IT_NAMES", "by the name in the code")
+    shown = json.loads(run(program, "show-it")[1])
+    assert (shown["count"], shown["names"], shown["json"]) == (3, ["a", "b"], True)
+    config.write_text("[show-it]\nas_json = true\n")
+    code, _, err = run(program, "--config", config, "show-it")
+    assert code == 3
+    assert "unknown key 'show-it.as_json'; known here: json, name, number, port_range, verbose" in err
+
+
+def test_a_file_that_is_not_there_is_bad_input_as_everywhere(run: Run) -> None:
+    code, _, err = run(program, "--config", "/nonexistent", "show-it")
+    assert (code, err) == (3, "prog: error: /nonexistent cannot be read: No such file or directory\n")
 
 
 def test_a_file_can_use_either_spelling_and_lists(run: Run, config: Path) -> None:
@@ -163,15 +186,44 @@ def test_output_to_a_full_device_is_one_clear_line(tmp_path: Path, arguments: li
     )
 
 
+LISTING = [sys.executable, "-m", "scistream.cli.s2cs", "start", "--help"]
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        finished = subprocess.run(LISTING, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert (finished.returncode, finished.stderr) == (141, b"")
+
+
+def test_an_output_that_has_no_arrows_gets_question_marks() -> None:
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import click; from scistream.cli.running import run_program\n"
+            "run_program(click.command()(lambda: click.echo('a → b')), 'prog', [])",
+        ],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, b"a ? b\n", b"")
+
+
 def test_verbose_shows_where_a_bug_is(run: Run) -> None:
     assert "Traceback" in run(program, "fail", "-v", "bug")[2]
 
 
 def test_error_events_say_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ResourceExhausted), options.error_events(enabled=True):
+    with pytest.raises(ResourceExhausted), error_events(enabled=True):
         raise ResourceExhausted("full")
     assert json.loads(capsys.readouterr().out) == {"event": "error", "message": "full", "exit_code": 5}
-    with pytest.raises(ResourceExhausted), options.error_events(enabled=False):
+    with pytest.raises(ResourceExhausted), error_events(enabled=False):
         raise ResourceExhausted("full")
     assert capsys.readouterr().out == ""
 
@@ -188,8 +240,8 @@ def test_a_signal_cancels_the_work_and_lets_it_clean_up(signum: int) -> None:
             await asyncio.sleep(0)
             done.append("cleaned up")
 
-    with pytest.raises(options.StoppedBySignal) as stopped:
-        options.run_until_done(work)
+    with pytest.raises(StoppedBySignal) as stopped:
+        run_until_done(work)
     assert (stopped.value.signum, done) == (signum, ["cleaned up"])
 
 
@@ -200,6 +252,6 @@ def test_work_that_ends_by_itself_gives_its_result_or_error() -> None:
     async def error() -> Any:
         raise ConfigurationError("x")
 
-    assert options.run_until_done(result) == 7
+    assert run_until_done(result) == 7
     with pytest.raises(ConfigurationError):
-        options.run_until_done(error)
+        run_until_done(error)

@@ -10,7 +10,7 @@ import pytest
 
 from scistream.auth.shared_key import read_token_file
 from scistream.cli.s2cs import s2cs
-from scistream.cli.s2cs_start import default_state_dir
+from scistream.cli.s2cs_settings import default_state_dir
 from scistream.dataserver.registry import installed
 from support.programs import Run
 
@@ -37,6 +37,30 @@ def test_without_certificate_it_says_the_command_to_type(run: Run) -> None:
     assert "s2cs cert --host NAME" in complaint(run(s2cs, "start", "--auth=shared-key"))
 
 
+def test_the_documented_command_names_all_that_is_missing_at_once(run: Run) -> None:
+    err = complaint(run(s2cs, "start", "--port=5011", "--listener-ip=203.0.113.9", "--type=x"))
+    for part in (
+        "4 things are to be mended: (1) who may use this gateway is not said (--auth)",
+        "--certificate server.crt and --private-key server.key: not there",
+        "--listener-ip 203.0.113.9 is no address of this machine",
+        "data server 'x' is not available",
+    ):
+        assert part in err
+
+
+def test_an_unknown_authenticator_hides_nothing_else(run: Run) -> None:
+    err = complaint(run(s2cs, "start", "--auth=bogus"))
+    assert "--auth bogus: authenticator 'bogus' is not installed; there are: none, shared-key" in err
+    assert "s2cs cert --host NAME" in err
+    assert "--advertise 0.0.0.0" not in err
+
+
+def test_help_and_reference_name_what_is_installed(run: Run) -> None:
+    shown = " ".join(run(s2cs, "start", "--help")[1].split())
+    assert "[installed: none, shared-key]" in shown
+    assert f"[installed: {', '.join(installed())}]" in shown
+
+
 def prepare(run: Run) -> None:
     assert run(s2cs, "cert", "--host=127.0.0.1")[0] == 0
     assert run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=alice.token")[0] == 0
@@ -48,8 +72,7 @@ def prepare(run: Run) -> None:
         (["--auth=shared-key", "--listen=127.0.0.1:0"], "needs the file with the tokens' hashes"),
         (["--auth=none", "--listen=0.0.0.0:0", "--advertise=gw"], "--insecure"),
         (["--auth=globos", "--listen=127.0.0.1:0"], "not installed; there are"),
-        (["--auth=shared-key", "--auth-file=tokens.toml"], "--advertise 0.0.0.0"),
-        (["--auth=none", "--listen=127.0.0.1:0", "--bind-lan=::"], "--advertise-lan HOST"),
+        (["--auth=none", "--listen=127.0.0.1:0", "--advertise=::"], "--advertise :: is no address"),
         (["--auth=none", "--listen=127.0.0.1:0", "--bind-lan=no.invalid"], "--bind-lan no.invalid cannot"),
         (["--auth=shared-key", "--auth-file=tokens.toml", "--listen=nowhere"], "names no port"),
         (
@@ -102,6 +125,15 @@ def test_cert_makes_files_and_says_the_fingerprint(run: Run) -> None:
     assert "exists already" in complaint(run(s2cs, "cert", "--host=x", "--out=a/b"))
 
 
+def test_a_second_token_for_the_same_user_is_said_to_be_one(run: Run) -> None:
+    first = run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=one.token")[1]
+    second = run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=two.token")[1]
+    assert "tokens of alice" not in first
+    assert "alice has 2 tokens now, the earlier ones hold" in second
+    code, out, _ = run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=3.token", "--json")
+    assert (code, json.loads(out)["tokens"]) == (0, 3)
+
+
 def test_token_makes_a_token_that_is_in_no_output(run: Run) -> None:
     code, out, err = run(s2cs, "token", "alice", "--auth-file=tokens.toml", "--out=alice.token")
     assert code == 0
@@ -151,7 +183,9 @@ def test_a_data_server_that_is_not_here_is_refused_with_those_that_are(run: Run,
         (["--queue-timeout-s=0", *ACCESS], "the queue timeout"),
         (["--early-hello-timeout-s=0", *ACCESS], "the early hello timeout"),
         (["--orphan-limit-s=0", *ACCESS], "the orphan limit"),
-        (["--listener-ip=0.0.0.0", *ACCESS], "--advertise 0.0.0.0 is no address"),
+        (["--listener-ip=203.0.113.9", *ACCESS], "give the outer one with --advertise 203.0.113.9"),
+        (["--bind=203.0.113.9", *ACCESS], "--bind 203.0.113.9 is no address of this machine"),
+        (["--listen=203.0.113.9:0", "--auth=none"], "--listen 203.0.113.9:0 is no address of this machine"),
     ],
 )
 def test_what_does_not_fit_together_is_one_clear_line(run: Run, arguments: list[str], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -47,6 +48,42 @@ def test_the_table_shows_the_whole_uid_the_reason_and_sums(capsys: pytest.Captur
     out = capsys.readouterr().out
     for part in (STATUS.uid, "killed by signal 9", "11", "gw:5100 → [::1]:7", "failed"):
         assert part in out
+
+
+def test_connections_that_failed_are_seen_by_people_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that refuses carries nothing: only this counter says so."""
+    channels = [
+        {**status_as_json(STATUS)["channels"][0], "connections_total": 4, "connections_failed": 3},
+        {**status_as_json(STATUS)["channels"][0], "connections_total": 3, "connections_failed": 2},
+    ]
+    show_sessions([side(channels=channels)], as_json=False)
+    assert "connections: 0 open, 7 in all, 5 failed" in capsys.readouterr().out
+    show_list([side(channels=channels, state="connected")], ended_too=False, as_json=False)
+    assert "7 connections, 5 failed" in capsys.readouterr().out
+
+
+def test_nothing_of_a_session_needs_more_than_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show_sessions([side(server="gateway-12.beamline.facility.example:50000")], as_json=False)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("state", "encrypted", "in_json", "text"),
+    [
+        (State.ANNOUNCED, False, None, "gateways: not yet"),
+        (State.CONNECTED, False, False, "gateways: no"),
+        (State.CONNECTED, True, True, "gateways: yes"),
+    ],
+)
+def test_encryption_that_is_not_settled_is_not_called_missing(
+    capsys: pytest.CaptureFixture[str], state: State, encrypted: bool, in_json: bool | None, text: str
+) -> None:
+    shown = status_as_json(dataclasses.replace(STATUS, state=state, encrypted=encrypted))
+    assert shown["encrypted"] is in_json
+    show_sessions([{"server": "gw:1", **shown}], as_json=False)
+    assert text in [
+        line.strip().removeprefix("TLS between the ") for line in capsys.readouterr().out.splitlines()
+    ]
 
 
 def test_no_sessions_are_said_so(capsys: pytest.CaptureFixture[str]) -> None:

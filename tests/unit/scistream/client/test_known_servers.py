@@ -1,10 +1,9 @@
-"""Certificates that the user trusts: fingerprints, files, and what a server shows."""
+"""Certificates that the user trusts: fingerprints and files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import ssl
 import stat
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from scistream.auth import certificates
 from scistream.client.known_servers import (
-    ask_certificate,
     find_known_server,
     fingerprint,
     known_server_path,
@@ -21,8 +19,7 @@ from scistream.client.known_servers import (
     store_known_server,
 )
 from scistream.core.endpoint import Endpoint
-from scistream.errors import ConfigurationError, DeadlineExceeded, PeerError
-from support.control_servers import Start
+from scistream.errors import ConfigurationError
 
 GATEWAY = Endpoint("Gateway.example", 5000)
 
@@ -92,18 +89,3 @@ def test_nothing_is_trusted_where_there_is_no_directory(monkeypatch: pytest.Monk
     assert find_known_server(GATEWAY) is None
     with pytest.raises(ConfigurationError, match="cannot be written"):
         store_known_server(GATEWAY, b"pem")
-
-
-async def test_a_server_shows_its_certificate(start: Start) -> None:
-    server = await start()
-    shown = await ask_certificate(server.server.address, timeout_s=10)
-    assert fingerprint(shown) == fingerprint(server.certificate_pem)
-
-
-async def test_a_server_that_shows_none_is_said() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(DeadlineExceeded):
-            await ask_certificate(Endpoint("127.0.0.1", silent.getsockname()[1]), timeout_s=0.1)
-        port = silent.getsockname()[1]
-    with pytest.raises(PeerError):
-        await ask_certificate(Endpoint("127.0.0.1", port), timeout_s=10)

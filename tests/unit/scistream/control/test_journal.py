@@ -128,6 +128,7 @@ def test_it_survives_a_kill_right_after_the_write(directory: StateDirectory) -> 
 
 def test_another_boot_is_noticed(directory: StateDirectory) -> None:
     journal = Journal(directory, "native")
+    journal.recovered()
     journal.save({KEY: (session(), HISTORY)})
     journal.close()
     with sqlite3.connect(directory.path / "journal.db") as database:
@@ -135,6 +136,9 @@ def test_another_boot_is_noticed(directory: StateDirectory) -> None:
     database.close()
     journal = Journal(directory, "native")
     assert journal.rebooted
+    journal = reopened(journal, directory)
+    assert journal.rebooted, "nobody has recovered since"
+    journal.recovered()
     journal = reopened(journal, directory)
     assert not journal.rebooted
     journal.close()
@@ -170,14 +174,22 @@ def test_an_entry_that_cannot_be_understood_is_refused(directory: StateDirectory
 
 def test_another_kind_of_data_server_is_refused_while_sessions_live(directory: StateDirectory) -> None:
     journal = Journal(directory, "native")
+    journal.recovered()
     journal.save({KEY: (session(), HISTORY)})
     journal.close()
-    with pytest.raises(ConfigurationError, match="start with --data-server native"):
+    with pytest.raises(ConfigurationError, match="start with --data-server native") as refused:
         Journal(directory, "haproxy")
+    assert refused.value is not None
+    assert open_files(directory.path / "journal.db") == []
     journal = Journal(directory, "native")
     journal.save({KEY: (session(state=State.RELEASED, outcome=State.RELEASED), HISTORY)})
     journal.close()
     Journal(directory, "haproxy").close()
+
+
+def open_files(path: Path) -> list[Path]:
+    """What this process has open of `path`."""
+    return [fd for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.resolve() == path.resolve()]
 
 
 def test_a_failed_write_changes_nothing(directory: StateDirectory) -> None:

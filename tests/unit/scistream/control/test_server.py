@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,52 +31,10 @@ from scistream.errors import (
     WrongState,
 )
 from support.control_servers import Start
+from support.watching import ask, can_be_bound, state_of, until, until_state
 
 APP = Endpoint("127.0.0.1", 9)
 PEER_CERTIFICATE, _ = make_session_certificate("peer")
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds; the loop goes on meanwhile."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def state_of(client: ControlClient, uid: str) -> State:
-    return (await client.status(uid))[0].state
-
-
-async def until_state(client: ControlClient, uid: str, state: State) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                if await state_of(client, uid) is state:
-                    return
-            except SessionNotFound:
-                pass
-            await asyncio.sleep(0.005)
-
-
-def can_be_bound(address: Endpoint) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((address.host, address.port))
-            sock.listen()
-        except OSError:
-            return False
-    return True
-
-
-async def ask(address: Endpoint, message: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    writer.write(message)
-    writer.write_eof()
-    try:
-        return await asyncio.wait_for(reader.read(), 10)
-    finally:
-        writer.close()
 
 
 # --- the whole of it -------------------------------------------------------------------------------------
@@ -158,6 +115,40 @@ async def test_an_update_that_meets_a_dead_data_server_is_served_by_the_next_one
         assert await ask(grant.listeners[0], b"hello") == b"hello"
         (status,) = await client.status("uid")
         assert (status.state, status.restarts) == (State.CONNECTED, 1)
+
+
+async def test_an_update_that_the_data_server_cannot_take_over_is_refused_and_the_streams_go_on(
+    start: Start, echo: Endpoint
+) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        await client.update("uid", Role.PRODUCER, [echo])
+        reader, writer = await asyncio.open_connection(grant.listeners[0].host, grant.listeners[0].port)
+        running.backend.retarget_error = "no descriptors left"
+        with pytest.raises(PeerError, match="no descriptors left; it forwards as before"):
+            await client.update("uid", Role.PRODUCER, [APP])
+        writer.write(b"stream")
+        assert await asyncio.wait_for(reader.readexactly(6), 10) == b"stream"
+        writer.close()
+        (status,) = await client.status("uid")
+        assert (status.state, status.targets, status.restarts) == (State.CONNECTED, (echo,), 0)
+        assert await ask(grant.listeners[0], b"new") == b"new"
+        running.backend.retarget_error = ""
+        await client.update("uid", Role.PRODUCER, [Endpoint("localhost", echo.port)])
+
+
+async def test_all_sessions_are_asked_for_their_status_at_once(start: Start, echo: Endpoint) -> None:
+    running = await start(encryption=Encryption.OPTIONAL)
+    async with running.facility().connect() as client:
+        for uid in ("one", "two", "three"):
+            await reserve_side(client, uid, Role.PRODUCER, addresses=[echo])
+            await client.update(uid, Role.PRODUCER, [echo])
+        running.backend.may_answer.clear()
+        asking = asyncio.create_task(client.status())
+        await until(lambda: all(server.looks for server in running.backend.servers))
+        running.backend.may_answer.set()
+        assert len(await asking) == 3
 
 
 async def test_a_data_server_that_dies_and_cannot_be_started_again_is_shown_with_what_was_last_known(
@@ -307,7 +298,7 @@ async def test_a_server_with_another_certificate_is_not_talked_to(start: Start) 
     running = await start()
     other, _ = make_session_certificate("other")
     async with ControlClient(running.server.address, server_certificate_pem=other) as client:
-        with pytest.raises(PeerError, match="another certificate"):
+        with pytest.raises(AuthenticationError, match="another certificate"):
             await client.status()
 
 
@@ -416,6 +407,7 @@ async def test_an_unknown_session_is_not_found(start: Start) -> None:
         for call in (
             client.status("unknown"),
             client.update("unknown", Role.PRODUCER, [APP]),
+            client.update("unknown", Role.PRODUCER, [Endpoint("no-such-host.invalid", 9)]),
             client.hello("unknown", Role.PRODUCER, [APP]),
         ):
             with pytest.raises(SessionNotFound):

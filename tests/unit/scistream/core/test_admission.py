@@ -218,7 +218,8 @@ def test_an_early_hello_stays_when_its_request_is_refused() -> None:
     second.hello(APP)
     with pytest.raises(ResourceExhausted):
         second.request(rate_mbps=60, num_conn=1)
-    assert gateway.table.early_hellos == 1
+    (refused,) = of_kind(second.fire(Timer.EARLY_HELLO), c.Refuse)
+    assert refused.call == 1
 
 
 def test_an_update_in_the_queue_is_illegal() -> None:

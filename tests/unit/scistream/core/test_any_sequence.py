@@ -24,7 +24,7 @@ from scistream.core.reservation import Capacity, PortPool
 from scistream.core.session import AWAITED, Session, State
 from scistream.core.table import Limits, SessionTable
 from scistream.errors import SciStreamError
-from support.driven_session import APP, CERTIFICATE, OTHER, PEER
+from support.driven_session import APP, CERTIFICATE, OTHER, PEER, data_server_ready
 
 KEYS = st.sampled_from(
     [
@@ -246,10 +246,14 @@ class AnySequence(RuleBasedStateMachine):
                 assert command.ports == self.table.get(key).ports
                 if fails:
                     self.handle(e.ReservationFailed(key=key, reason="somebody has the port"))
+            case c.RetargetDataServer() if fails:
+                self.handle(e.RetargetFailed(key=key, generation=command.generation, reason="no descriptors"))
+            case c.AdoptDataServer() if fails and total:
+                self.handle(e.RetargetFailed(key=key, generation=command.generation, reason="no descriptors"))
             case c.StartDataServer() if fails:
                 self.handle(e.DataServerFailed(key=key, reason="no descriptors left"))
             case c.StartDataServer():
-                self.handle(e.DataServerReady(key=key, generation=command.generation))
+                self.handle(data_server_ready(command))
             case c.LookForTraffic():
                 self.handle(e.TrafficSeen(key=key, total=total))
             case c.FreeSession():
@@ -290,7 +294,7 @@ class AnySequence(RuleBasedStateMachine):
     def data_server_ends(self, key: SessionKey, kind: Any) -> None:
         self.handle(kind(key=key, reason="killed"))
 
-    @rule(key=KEYS, port=st.sampled_from(PORTS), kind=st.integers(0, 5))
+    @rule(key=KEYS, port=st.sampled_from(PORTS), kind=st.integers(0, 6))
     def something_is_reported_that_nobody_asked_for(self, key: SessionKey, port: int, kind: int) -> None:
         session = self.table.find(key)
         event = [
@@ -298,7 +302,15 @@ class AnySequence(RuleBasedStateMachine):
             e.PortsTaken(key=key, ports=()),
             e.ReservationFailed(key=key, reason="late"),
             # what a data server had reported before it ended
-            e.DataServerReady(key=key, generation=session.ready_generation if session else 1),
+            e.DataServerReady(
+                key=key,
+                generation=session.ready_generation if session else 1,
+                targets=(OTHER,),
+                peer_certificate_pem=b"",
+            ),
+            e.RetargetFailed(
+                key=key, generation=session.ready_generation if session else 1, reason="no descriptors"
+            ),
             e.TrafficSeen(key=key, total=1),
             e.SessionFreed(key=key),
         ][kind]
@@ -380,6 +392,13 @@ class AnySequence(RuleBasedStateMachine):
             looking = c.LookForTraffic(key=session.key) in self.todo
             may |= {Timer.IDLE} if not session.idle_timeout_s or looking else set()
             assert wanted - may <= armed <= wanted, session.state
+
+    @invariant()
+    def what_is_connected_has_the_targets_of_an_order_that_worked_or_is_under_way(self) -> None:
+        for session in self.table:
+            if session.state is State.CONNECTED and session.ready_generation == session.generation:
+                assert session.targets == session.ready_targets != ()
+                assert session.peer_certificate_pem == session.ready_peer_certificate_pem
 
     @invariant()
     def what_is_being_freed_is_being_freed_once(self) -> None:

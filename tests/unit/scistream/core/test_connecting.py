@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from scistream.core import commands as c
 from scistream.core import events as e
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import Timer
 from scistream.core.reservation import PortPool
 from scistream.core.session import State
 from scistream.core.table import Limits, SessionTable
-from scistream.errors import DataServerError
+from scistream.errors import DataServerError, WrongState
 from support.driven_session import APP, KEY, OTHER, PEER, DrivenSession, answered, of_kind
 
 
@@ -50,6 +53,44 @@ def test_updates_while_it_is_restarted_wait_for_it_and_other_targets_follow_it()
     assert of_kind(session.update(OTHER), c.RetargetDataServer)[0].generation == 3
     assert answered(session.ready(2)) == [4]
     assert answered(session.ready(3)) == [5]
+
+
+def test_a_retarget_that_fails_refuses_its_update_and_the_session_goes_on_as_before() -> None:
+    session = connected()
+    session.update(OTHER, peer=b"another")
+    (refused,) = session.retarget_failed(2, "no descriptors left")
+    assert (refused.call, type(refused.error)) == (4, DataServerError)
+    assert "session uid-1: no descriptors left; it forwards as before" in str(refused.error)
+    known = session.table.get(KEY)
+    assert (known.state, known.targets, known.peer_certificate_pem) == (State.CONNECTED, (APP,), PEER)
+    assert answered(session.update(APP)) == [5]
+    # the same order can be given again, and what is started anew gets what worked
+    assert of_kind(session.update(OTHER), c.RetargetDataServer)[0].generation == 3
+    session.retarget_failed(3)
+    assert of_kind(session.died(), c.RestartDataServer)[0].targets == (APP,)
+
+
+def test_of_several_retargets_those_that_fail_leave_the_last_one_that_worked() -> None:
+    session = connected()
+    third = Endpoint("10.0.0.7", 7000)
+    session.update(OTHER)
+    session.update(third)
+    session.update(APP)
+    assert answered(session.ready(2)) == [4]
+    assert [refused.call for refused in session.retarget_failed(3)] == [5]
+    assert session.table.get(KEY).targets == (APP,)
+    assert [refused.call for refused in session.retarget_failed(4)] == [6]
+    assert session.table.get(KEY).targets == (OTHER,)
+
+
+def test_a_retarget_that_fails_because_the_data_server_died_is_left_to_the_next_one() -> None:
+    session = connected()
+    session.update(OTHER)
+    session.died()
+    assert session.retarget_failed(2) == ()
+    assert session.state is State.CONNECTING
+    assert answered(session.ready(3)) == [4]
+    assert session.table.get(KEY).targets == (OTHER,)
 
 
 def test_hello_request_renewal_and_release_are_served_while_it_is_restarted() -> None:
@@ -116,3 +157,19 @@ def test_a_restart_that_fails_ends_the_session() -> None:
     session.table.handle(e.DataServerFailed(key=KEY, reason="no descriptors left"))
     session.freed()
     assert (session.state, session.reason) == (State.FAILED, "no descriptors left")
+
+
+def test_an_update_that_only_leads_elsewhere_need_not_say_again_who_the_other_side_is() -> None:
+    session = connected()
+    session.update(OTHER, peer=b"")
+    assert session.table.get(KEY).targets == (OTHER,)
+    assert session.table.get(KEY).peer_certificate_pem == PEER
+
+
+def test_a_side_that_was_never_connected_is_not_without_saying_who_the_other_side_is() -> None:
+    session = DrivenSession()
+    session.request()
+    session.bound()
+    session.hello(APP)
+    with pytest.raises(WrongState, match="peer certificate"):
+        session.update(OTHER, peer=b"")

@@ -47,6 +47,8 @@ def sessions(draw: st.DrawFn) -> Session:
             peer_certificate_pem=st.binary(max_size=30),
             generation=COUNTS,
             ready_generation=COUNTS,
+            ready_targets=ENDPOINTS,
+            ready_peer_certificate_pem=st.binary(max_size=30),
             restart_generation=COUNTS,
             restarts=COUNTS,
             restarts_in_a_row=COUNTS,

@@ -14,7 +14,7 @@ from scistream.core.record import from_record, to_record
 from scistream.core.reservation import Capacity, EphemeralPool, Pool, PortPool
 from scistream.core.session import State
 from scistream.core.table import Limits, SessionTable
-from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists
+from scistream.errors import DataServerError, InvalidArgument, ResourceExhausted, SessionExists
 from support.driven_session import APP, KEY, OTHER, PEER, DrivenSession, answered, of_kind
 
 
@@ -30,7 +30,7 @@ def killed(
     commands = table.restore(from_record(record))
     after = DrivenSession(table, before.key, before.role)
     after.calls = 100
-    return after, commands
+    return after, after.ordered(commands)
 
 
 @pytest.mark.parametrize("come_so_far", [DrivenSession.reserve, DrivenSession.announce])
@@ -98,6 +98,26 @@ def test_a_data_server_that_died_meanwhile_fails_the_session_and_frees_it() -> N
     session.table.handle(e.DataServerFailed(key=KEY, reason="the data server is not there any more"))
     session.freed()
     assert (session.state, pool.held) == (State.FAILED, 0)
+
+
+def test_a_found_data_server_that_cannot_be_retargeted_goes_on_with_the_targets_that_it_has() -> None:
+    before = DrivenSession().connect()
+    before.update(OTHER, peer=b"another")
+    session, _ = killed(before)
+    assert session.update(OTHER, peer=b"another") == ()
+    (refused,) = of_kind(session.retarget_failed(2), c.Refuse)
+    assert (refused.call, type(refused.error)) == (101, DataServerError)
+    known = session.table.get(KEY)
+    assert (known.state, known.targets, known.peer_certificate_pem) == (State.CONNECTED, (APP,), PEER)
+
+
+def test_a_found_data_server_that_never_forwarded_and_cannot_be_retargeted_fails_the_session() -> None:
+    before = DrivenSession().announce()
+    before.update(APP)
+    session, _ = killed(before)
+    assert of_kind(session.retarget_failed(1), c.FreeSession)
+    session.freed()
+    assert (session.state, session.reason) == (State.FAILED, "no descriptors left")
 
 
 def test_a_restart_that_was_under_way_is_over_once_the_data_server_is_found() -> None:

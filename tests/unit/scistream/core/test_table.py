@@ -112,6 +112,10 @@ def test_another_request_with_the_same_uid_is_refused() -> None:
     for change in ({"num_conn": 1}, {"role": Role.CONSUMER}, {"rate_mbps": 1}):
         with pytest.raises(SessionExists, match="uid-1"):
             session.request(**change)
+    with pytest.raises(SessionExists, match="as PROD, and producer and consumer need two control servers"):
+        session.request(role=Role.CONSUMER)
+    with pytest.raises(SessionExists, match="as PROD with 2 channels at 100 Mb/s"):
+        session.request(num_conn=1)
 
 
 def test_the_same_hello_twice_has_the_effect_of_one_and_another_one_is_refused() -> None:
@@ -185,12 +189,16 @@ def test_update_and_hello_of_an_ended_session_say_why_it_ended() -> None:
     session.request()
     session.bound()
     session.table.handle(e.TimerFired(key=KEY, timer=Timer.HELLO))
-    for state in ("releasing", "expired"):
-        for late in (session.update, session.hello):
-            with pytest.raises(WrongState, match=f"{state}: no hello came within 180 s"):
-                late(APP)
-        if state == "releasing":
-            session.freed()
+    for late in (session.update, session.hello):
+        with pytest.raises(WrongState, match="releasing: no hello came within 180 s"):
+            late(APP)
+    session.freed()
+    with pytest.raises(WrongState, match="expired: no hello came within 180 s"):
+        session.update(APP)
+    session.hello(APP)
+    (refused,) = session.fire(Timer.EARLY_HELLO)
+    assert isinstance(refused, c.Refuse)
+    assert "expired: no hello came within 180 s; ask for a new session" in str(refused.error)
 
 
 def test_roles_are_checked() -> None:
@@ -257,7 +265,31 @@ def test_a_hello_without_request_is_refused_in_time() -> None:
     session.hello(APP)
     refused = session.table.handle(e.TimerFired(key=KEY, timer=Timer.EARLY_HELLO))
     assert isinstance(of_kind(refused, c.Refuse)[0].error, SessionNotFound)
-    assert session.table.early_hellos == 0
+    assert of_kind(session.hello(APP), c.SetTimer), "nobody waits any more"
+
+
+def test_a_hello_after_the_end_waits_for_the_next_request_of_that_name() -> None:
+    session = DrivenSession().connect()
+    session.release()
+    with pytest.raises(WrongState, match="ask for a new session"):
+        session.hello(APP)
+    session.freed()
+    assert session.hello(APP) == (c.SetTimer(key=KEY, timer=Timer.EARLY_HELLO, seconds=4),)
+    assert c.CancelTimer(key=KEY, timer=Timer.EARLY_HELLO) in session.request()
+    assert answered(session.bound()) == [7, 6]
+
+
+def test_a_hello_after_the_end_is_refused_in_time_and_forgotten_with_its_caller() -> None:
+    session = DrivenSession().connect()
+    session.release()
+    session.freed()
+    session.hello(APP)
+    (refused,) = session.fire(Timer.EARLY_HELLO)
+    assert isinstance(refused, c.Refuse)
+    assert (refused.call, type(refused.error)) == (5, WrongState)
+    session.hello(APP)
+    assert session.abandon(6) == (c.CancelTimer(key=KEY, timer=Timer.EARLY_HELLO),)
+    assert session.state is State.RELEASED
 
 
 def test_an_early_hello_that_does_not_fit_its_request_is_refused_and_the_request_goes_on() -> None:
@@ -277,7 +309,7 @@ def test_early_hellos_are_bounded_and_forgotten_with_their_callers() -> None:
     assert table.handle(e.CallAbandoned(key=KEY, call=1)) == (
         c.CancelTimer(key=KEY, timer=Timer.EARLY_HELLO),
     )
-    assert table.early_hellos == 0
+    assert of_kind(DrivenSession(table, SessionKey("alice", "uid-2")).hello(APP), c.SetTimer)
 
 
 # --- ports held by others --------------------------------------------------------------------------------
@@ -379,7 +411,8 @@ def test_reports_that_come_after_the_end_change_nothing(freed: bool) -> None:
         e.ListenersBound(key=KEY, listeners=(APP, APP), ports=(5100, 5101), certificate_pem=CERTIFICATE),
         e.PortsTaken(key=KEY, ports=(5100,)),
         e.ReservationFailed(key=KEY, reason="late"),
-        e.DataServerReady(key=KEY, generation=1),
+        e.DataServerReady(key=KEY, generation=1, targets=(APP,), peer_certificate_pem=PEER),
+        e.RetargetFailed(key=KEY, generation=1, reason="late"),
         e.DataServerFailed(key=KEY, reason="late"),
         e.DataServerDied(key=KEY, reason="late"),
         e.DataServerRestarted(key=KEY, reason="late"),

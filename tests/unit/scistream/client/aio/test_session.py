@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 
-from scistream.client.aio import StreamingSession, Unreachable, open_session
+from scistream.client.aio import Unreachable, open_session
+from scistream.client.aio.ending import release_after_failure
+from scistream.client.aio.opening import Opening
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.session import State
-from scistream.errors import DeadlineExceeded, InvalidArgument, SciStreamError
+from scistream.errors import DeadlineExceeded, InvalidArgument, PeerError, SciStreamError
 from support.control_servers import Running, Start
 
 APP = Endpoint("127.0.0.1", 9)
 OTHER = Endpoint("127.0.0.1", 10)
 
 
-async def opened(producer: Running, consumer: Running, **more: Any) -> StreamingSession:
-    return await open_session(producer.facility(), consumer.facility(), targets=[APP], **more)
+def opened(producer: Running, consumer: Running, **more: Any) -> Opening:
+    return open_session(producer.facility(), consumer.facility(), targets=[APP], **more)
 
 
 async def states(uid: str, *servers: Running) -> list[State]:
@@ -32,7 +34,7 @@ async def states(uid: str, *servers: Running) -> list[State]:
 
 async def test_retarget_leads_new_connections_elsewhere_and_stays_encrypted(start: Start) -> None:
     producer, consumer = await start(), await start()
-    async with await opened(producer, consumer) as session:
+    async with opened(producer, consumer) as session:
         await session.retarget([OTHER])
         seen = await session.status()
         assert seen.producer.targets == (OTHER,)
@@ -42,7 +44,7 @@ async def test_retarget_leads_new_connections_elsewhere_and_stays_encrypted(star
 
 async def test_a_target_that_is_none_leaves_the_session_as_it_was(start: Start) -> None:
     producer, consumer = await start(), await start()
-    async with await opened(producer, consumer) as session:
+    async with opened(producer, consumer) as session:
         with pytest.raises(InvalidArgument):
             await session.retarget([])
         with pytest.raises(InvalidArgument, match="port 0"):
@@ -52,7 +54,7 @@ async def test_a_target_that_is_none_leaves_the_session_as_it_was(start: Start) 
         assert seen.producer.targets == (APP,)
 
 
-async def test_a_retarget_that_fails_releases_both_sides(start: Start) -> None:
+async def test_a_retarget_of_a_session_that_has_ended_releases_the_other_side(start: Start) -> None:
     producer, consumer = await start(), await start()
     session = await opened(producer, consumer)
     async with producer.facility().connect() as client:
@@ -62,9 +64,30 @@ async def test_a_retarget_that_fails_releases_both_sides(start: Start) -> None:
     assert await states(session.uid, producer, consumer) == [State.RELEASED, State.RELEASED]
 
 
+async def test_a_retarget_that_does_not_reach_the_control_server_leaves_the_session(start: Start) -> None:
+    producer, consumer = await start(), await start()
+    session = await opened(producer, consumer)
+    await producer.server.stop()
+    with pytest.raises(Unreachable):
+        await session.retarget([OTHER])
+    assert await states(session.uid, consumer) == [State.CONNECTED]
+    await session.detach()
+
+
+async def test_a_retarget_that_is_refused_leaves_the_session(start: Start) -> None:
+    producer, consumer = await start(), await start()
+    async with opened(producer, consumer) as session:
+        producer.backend.retarget_error = "no descriptors left"
+        with pytest.raises(PeerError, match="no descriptors left"):
+            await session.retarget([OTHER])
+        seen = await session.status()
+        assert (seen.producer.state, seen.consumer.state) == (State.CONNECTED, State.CONNECTED)
+        assert seen.producer.targets == (APP,)
+
+
 async def test_renewing_starts_the_lifetime_anew_on_both_sides(start: Start) -> None:
     producer, consumer = await start(), await start()
-    async with await opened(producer, consumer, lifetime_s=60) as session:
+    async with opened(producer, consumer, lifetime_s=60) as session:
         async with asyncio.timeout(10):
             while True:  # until some of it is over
                 seen = await session.status()
@@ -116,13 +139,15 @@ async def test_a_control_server_that_stays_away_ends_the_other_side_after_a_whil
 
 async def test_cancelling_the_wait_leaves_the_session_open(start: Start) -> None:
     producer, consumer = await start(), await start()
-    async with await opened(producer, consumer) as session:
+    async with opened(producer, consumer) as session:
         waiting = asyncio.create_task(session.wait(interval_s=0.01))
-        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while min(server.backend.servers[0].looks for server in (producer, consumer)) < 3:
+                await asyncio.sleep(0.01)  # until both have been asked several times
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert (await session.status()).producer.state is State.CONNECTED
+        assert await states(session.uid, producer, consumer) == [State.CONNECTED, State.CONNECTED]
 
 
 async def test_a_server_that_is_not_there_is_told_from_one_that_fails(start: Start) -> None:
@@ -131,3 +156,27 @@ async def test_a_server_that_is_not_there_is_told_from_one_that_fails(start: Sta
     async with producer.facility().connect() as client:
         with pytest.raises(Unreachable):
             await client.status("x")
+
+
+async def test_a_release_after_a_failure_is_carried_out_even_if_who_waits_is_cancelled(start: Start) -> None:
+    producer, consumer = await start(), await start()
+    session = await opened(producer, consumer)
+    async with producer.facility().connect() as ours, consumer.facility().connect() as theirs:
+        releasing = asyncio.create_task(release_after_failure(session.uid, ours, theirs))
+        await asyncio.sleep(0)  # it has begun, and nothing has been sent
+        releasing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await releasing
+    assert await states(session.uid, producer, consumer) == [State.RELEASED, State.RELEASED]
+    await session.detach()
+
+
+async def test_the_end_of_the_block_is_carried_out_even_if_it_is_cancelled(start: Start) -> None:
+    producer, consumer = await start(), await start()
+    session = await opened(producer, consumer)
+    ending = asyncio.create_task(session.__aexit__(None, None, None))
+    await asyncio.sleep(0)  # it has begun, and nothing has been sent
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert await states(session.uid, producer, consumer) == [State.RELEASED, State.RELEASED]

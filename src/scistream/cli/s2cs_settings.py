@@ -1,0 +1,212 @@
+"""From the options of ``s2cs start`` to a configuration; says all at once what is missing.
+
+What the reference implementation could do and this version cannot is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from scistream.cli.s2cs_addresses import find_addresses
+from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
+from scistream.core.session import Encryption
+from scistream.core.table import Limits
+from scistream.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options' values, as `scistream.cli.s2cs_options` names them."""
+
+    listen: str | None
+    port: int | None
+    bind_host: str | None
+    advertise_host: str | None
+    bind_lan_host: str | None
+    advertise_lan_host: str | None
+    listener_host: str | None
+    port_range: str
+    advertise_port_range: str | None
+    certificate: Path
+    private_key: Path
+    tls: bool
+    data_server: str
+    auth: str | None
+    auth_file: Path | None
+    client_id: str | None
+    client_secret: str | None
+    insecure: bool
+    encryption: str
+    capacity_mbps: float
+    pace: bool
+    hello_timeout_s: float
+    update_timeout_s: float
+    early_hello_timeout_s: float
+    queue_timeout_s: float
+    idle_timeout_s: float
+    lifetime_s: float
+    state_dir: Path | None
+    no_state: bool
+    orphan_limit_s: float
+    on_terminate: str
+    drain_timeout_s: float
+
+    def config(self) -> ControlServerConfig:
+        """Return the configuration.
+
+        Raises
+        ------
+        ConfigurationError
+            Something is missing or cannot be used; the message names all that is.
+        """
+        _refuse_globus(self.client_id, self.client_secret)
+        if self.no_state and self.state_dir is not None:
+            raise click.UsageError("--state-dir and --no-state exclude each other")
+        problems = [*self._auth_problems(), *self._tls_problems()]
+        addresses = find_addresses(
+            listen=self.listen,
+            port=self.port,
+            listener_ip=self.listener_host,
+            bind=self.bind_host,
+            advertise=self.advertise_host,
+            bind_lan=self.bind_lan_host,
+            advertise_lan=self.advertise_lan_host,
+        )
+        problems += addresses.problems
+        if not self.tls and not self.insecure and not is_loopback(addresses.listen.host):
+            problems.append(
+                f"--ssl=False on {addresses.listen.host} would send the users' tokens over the network in "
+                "the clear; leave it out, listen on 127.0.0.1, or insist with --insecure"
+            )
+        data_server = self._find_data_server(problems)
+        if problems:
+            raise ConfigurationError(_joined(problems))
+        if not self.tls:
+            logger.warning("TLS is off: tokens for %s are readable on the way", addresses.listen)
+        state_dir = self.state_dir
+        if state_dir is None and not self.no_state:
+            state_dir = default_state_dir(addresses.listen.port)
+        return ControlServerConfig(
+            listen=addresses.listen,
+            tls=self.tls,
+            certificate=self.certificate,
+            private_key=self.private_key,
+            bind_host=addresses.bind,
+            advertise_host=addresses.advertise,
+            bind_lan_host=addresses.bind_lan,
+            advertise_lan_host=addresses.advertise_lan,
+            ports=PortRange.parse(self.port_range),
+            advertised_ports=PortRange.parse(self.advertise_port_range)
+            if self.advertise_port_range
+            else None,
+            data_server=data_server,
+            authenticator=self.auth or "",
+            authenticator_settings=self._auth_settings(),
+            encryption=Encryption(self.encryption),
+            capacity_mbps=self.capacity_mbps,
+            pace=self.pace,
+            limits=Limits(
+                hello_timeout_s=self.hello_timeout_s,
+                update_timeout_s=self.update_timeout_s,
+                early_hello_timeout_s=self.early_hello_timeout_s,
+                queue_timeout_s=self.queue_timeout_s,
+                idle_timeout_s=self.idle_timeout_s,
+                lifetime_s=self.lifetime_s,
+            ),
+            state_dir=state_dir,
+            orphan_limit_s=self.orphan_limit_s,
+            on_terminate=StopMode(self.on_terminate),
+            drain_timeout_s=self.drain_timeout_s,
+        )
+
+    def _auth_settings(self) -> dict[str, str]:
+        return {"file": str(self.auth_file)} if self.auth_file else {}
+
+    def _auth_problems(self) -> list[str]:
+        from scistream.auth.registry import load_authenticator
+
+        if self.auth is None:
+            return [
+                "who may use this gateway is not said (--auth); make a token with 's2cs token NAME "
+                "--auth-file tokens.toml --out NAME.token' and start with '--auth shared-key --auth-file "
+                "tokens.toml' "
+                "(or '--auth none --listen 127.0.0.1:5000', for tests on this machine)"
+            ]
+        try:
+            load_authenticator(self.auth, self._auth_settings())
+        except ConfigurationError as error:
+            return [f"--auth {self.auth}: {error}"]
+        return []
+
+    def _tls_problems(self) -> list[str]:
+        files = (("--certificate", self.certificate), ("--private-key", self.private_key))
+        missing = [f"{option} {path}" for option, path in files if self.tls and not path.exists()]
+        if not missing:
+            return []
+        return [
+            f"{' and '.join(missing)}: not there; make both with 's2cs cert --host NAME --out "
+            f"{self.certificate.parent}', NAME being what users call this host"
+        ]
+
+    def _find_data_server(self, problems: list[str]) -> str:
+        """Return the installed data server that is meant, whatever the case of its letters."""
+        from scistream.dataserver.registry import installed
+
+        names = installed()
+        found = [one for one in names if one.lower() == self.data_server.strip().lower()]
+        if found:
+            return found[0]
+        problems.append(
+            f"data server {self.data_server!r} is not available in this installation; there are: "
+            f"{', '.join(names) or 'none'}; the default is native, which needs nothing else installed"
+        )
+        return ""
+
+
+def _joined(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} things are to be mended: " + "; ".join(
+        f"({number}) {problem}" for number, problem in enumerate(problems, 1)
+    )
+
+
+def default_state_dir(port: int) -> Path | None:
+    """Return where a control server on `port` keeps its sessions if nothing is said; None for port 0.
+
+    systemd sets ``STATE_DIRECTORY`` for a unit with that option; the rest is the XDG specification.
+
+    Raises
+    ------
+    ConfigurationError
+        This user has no home.
+    """
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    if port == 0:  # the next start would not find it again
+        return None
+    directory = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not directory.is_absolute():  # the specification ignores relative ones
+        try:
+            directory = Path("~/.local/state").expanduser()
+        except RuntimeError as error:
+            raise ConfigurationError(
+                "this user has no home where sessions could be kept; give --state-dir DIR, or --no-state"
+            ) from error
+    return directory / "scistream" / f"s2cs-{port}"
+
+
+def _refuse_globus(client_id: str | None, client_secret: str | None) -> None:
+    if client_id is not None or client_secret is not None:
+        raise ConfigurationError(
+            "login by Globus (--client-id, --client-secret) is not available in this version; leave these "
+            "out and use tokens of this gateway: 's2cs token NAME --auth-file tokens.toml --out "
+            "NAME.token', then '--auth shared-key --auth-file tokens.toml'"
+        )
