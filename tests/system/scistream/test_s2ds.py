@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -41,17 +40,13 @@ class Program:
     """``s2ds`` with these arguments, and its events."""
 
     def __init__(self, *arguments: object, limit_files: int | None = None) -> None:
-        def limit() -> None:
-            if limit_files is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files))
-
+        limit = [] if limit_files is None else ["prlimit", f"--nofile={limit_files}:{limit_files}"]
         self.seen: list[psutil.Process] = []
         self.process = subprocess.Popen(
-            [S2DS, *map(str, arguments)],
+            [*limit, S2DS, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=limit,  # noqa: PLW1509 - no other thread is in a lock then
         )
 
     def event(self) -> dict[str, Any]:
@@ -391,6 +386,8 @@ def test_a_connection_storm_leaves_nothing_behind(
             with application.accept()[0] as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(sock.recv(100))
 
+    # connections that were cut at once may never reach the application
+    application.settimeout(5)
     serving = Background(serve)
     for index in range(300):
         sock = socket.create_connection((LOCALHOST, port), timeout=TIMEOUT_S)
@@ -401,8 +398,6 @@ def test_a_connection_storm_leaves_nothing_behind(
             cut(sock)
         else:
             sock.close()
-    # connections that were cut at once may never have reached the application
-    application.settimeout(1)
     with contextlib.suppress(TimeoutError):
         serving.result()
     application.settimeout(TIMEOUT_S)
