@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from scistream.dataserver.base import (
     DataServer,
     DataServerBackend,
     DataServerSpec,
+    LeftRunning,
     Persistence,
     Restarted,
     TlsCredentials,
@@ -189,6 +191,9 @@ class RelayBackend(DataServerBackend):
         self.unadopted.remove(server)
         server.restarted = restarted
         return Adopted(server, tuple(listener.sockets[0].dup() for listener in server.servers))
+
+    async def left_running(self) -> tuple[LeftRunning, ...]:
+        return tuple(LeftRunning(server.spec.uid, os.getpid()) for server in self.unadopted if server.spec)
 
     async def discard_unadopted(self) -> int:
         discarded, self.unadopted = self.unadopted, []

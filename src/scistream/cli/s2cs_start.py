@@ -72,7 +72,9 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
         It has ended by the signal. A second one ends the process itself, at once.
     """
     from scistream.control.server import ControlServer
+    from scistream.dataserver.descriptors import raise_descriptor_limit
 
+    raise_descriptor_limit()  # every request that waits is a connection
     with StopSignals() as signals:
         server = ControlServer(config)
         await unless_stopped(server.start(), signals)

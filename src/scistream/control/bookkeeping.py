@@ -121,7 +121,9 @@ class Bookkeeping:
         except sqlite3.Error as error:
             failure = str(error)
             if not self._failure:
-                logger.exception("the journal cannot be written; new sessions are refused until it can be")
+                logger.exception(
+                    "the journal cannot be written; new sessions and updates are refused until it can be"
+                )
         except Exception:  # one session is to blame, and the others are not to suffer from it
             logger.debug("sessions are written one by one", exc_info=True)
             failure = self._write_one_by_one()
@@ -153,19 +155,13 @@ class Bookkeeping:
             self._journal.save(content)
         self._changed -= set(keys)
 
-    def check_written(self, key: SessionKey) -> None:
-        """Refuse to go on with a session that the next control server would not know.
+    @property
+    def unwritten(self) -> frozenset[SessionKey]:
+        """The sessions that are in the journal otherwise than they are."""
+        return frozenset(self._changed)
 
-        Raises
-        ------
-        ResourceExhausted
-            It could not be written as it is.
-        """
-        if key in self._changed:
-            raise ResourceExhausted(self._refusal())
-
-    def check_writable(self) -> None:
-        """Try again to write what could not be written.
+    def check_writable(self, key: SessionKey) -> None:
+        """Try again to write what could not be written, before `key` begins.
 
         Raises
         ------
@@ -175,10 +171,11 @@ class Bookkeeping:
         if self._failure:
             self.save()
         if self._failure:
-            raise ResourceExhausted(self._refusal())
+            raise self.refusal(key)
 
-    def _refusal(self) -> str:
-        return (
-            f"this gateway's state directory cannot be written ({self._failure}); no new sessions until "
-            "its operator has made room"
+    def refusal(self, key: SessionKey) -> ResourceExhausted:
+        """Return the error for what is asked of a session that cannot be written."""
+        return ResourceExhausted(
+            f"session {key.uid}: this gateway's state directory cannot be written ({self._failure}), so "
+            "nothing can be promised; ask again when its operator has made room"
         )

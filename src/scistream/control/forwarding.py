@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 _STATISTICS_TIMEOUT_S = 5.0
 # A release waits for these.
 _LAST_STATISTICS_TIMEOUT_S = 2.0
-_STOP_TIMEOUT_S = 10.0
+# Longer than a data server waits for an answer before it kills what hangs.
+_STOP_TIMEOUT_S = 20.0
 # Between an order that fails because the data server has died, and the news of its death.
 _DEATH_TIMEOUT_S = 1.0
 

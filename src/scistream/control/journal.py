@@ -14,9 +14,11 @@ has recovered. One that fails before that leaves the journal to the next as it w
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,7 +30,7 @@ from scistream.core.events import SessionKey, Timer
 from scistream.core.record import from_record, to_record
 from scistream.core.session import Session
 from scistream.core.status import ChannelStatistics
-from scistream.errors import ConfigurationError, SciStreamError
+from scistream.errors import ConfigurationError, ResourceExhausted, SciStreamError
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,15 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+#: What can be done about a journal that is of no use.
+MOVE_AWAY = (
+    "put a copy of it back, or move it away (its sessions are forgotten then; if streams of theirs go on, "
+    "the next start says how to end them)"
+)
 
 # Nobody else writes; who reads (a backup) is in nobody's way. All calls wait as long as the journal does.
 _BUSY_TIMEOUT_S = 0.5
@@ -107,15 +118,18 @@ class Journal:
     ConfigurationError
         It was written by another version, is damaged, cannot be written, or has living sessions with data
         servers of another kind.
+    ResourceExhausted
+        There is no room for it.
     """
 
     def __init__(self, directory: StateDirectory, data_server: str) -> None:
-        self._path = directory.path / "journal.db"
+        self.path = directory.path / "journal.db"
         self._data_server = data_server
         self._numbers: dict[SessionKey, int] = {}
         with self._usable(), contextlib.ExitStack() as undo:
-            self._path.touch(mode=0o600)
-            self._db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+            self.path.touch(mode=0o600)
+            self._close_to_others()
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
             undo.callback(self._db.close)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -128,7 +142,7 @@ class Journal:
                 not entry.session.state.ended for entry in self._entries
             ):
                 raise ConfigurationError(
-                    f"the sessions in {self._path} have data servers of the kind {before!r}, not "
+                    f"the sessions in {self.path} have data servers of the kind {before!r}, not "
                     f"{data_server!r}; start with --data-server {before}, or give another --state-dir"
                 )
             undo.pop_all()
@@ -137,11 +151,33 @@ class Journal:
     def _usable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(
-                f"the journal {self._path} cannot be used: {error}; if it is damaged, move it away "
-                "(its sessions are forgotten then, and their streams end)"
-            ) from error
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._no_room(error) from error
+            raise ConfigurationError(f"the journal {self.path} cannot be used: {error}") from error
+        except sqlite3.Error as error:
+            # its low byte says which kind it is; one that Python raises has none
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
+                raise self._no_room(error) from error
+            advice = f"; it is damaged: {MOVE_AWAY}" if code in _DAMAGED else ""
+            raise ConfigurationError(f"the journal {self.path} cannot be used: {error}{advice}") from error
+
+    def _no_room(self, error: Exception) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"the journal {self.path} cannot be written: {error}; make room in {self.path.parent}, and start "
+            "again (sessions and their streams are not lost)"
+        )
+
+    def _close_to_others(self) -> None:
+        """Let nobody else open what there is of an earlier journal, as a copy that was put back may be."""
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                logger.warning(
+                    "%s was open to other users (mode %04o), and is closed to them now", path, mode
+                )
+                path.chmod(0o600)
 
     def take_entries(self) -> list[Entry]:
         """Return the sessions found when the journal was opened, in the order of their requests."""
@@ -155,6 +191,8 @@ class Journal:
         ------
         ConfigurationError
             It cannot be written.
+        ResourceExhausted
+            There is no room for it.
         """
         with self._usable():
             for name, value in (("boot_id", self._boot_id), ("data_server", self._data_server)):
@@ -212,7 +250,7 @@ class Journal:
             return
         if version != 0:
             raise ConfigurationError(
-                f"{self._path} has layout {version}, this version of s2cs writes {SCHEMA_VERSION}; "
+                f"{self.path} has layout {version}, this version of s2cs writes {SCHEMA_VERSION}; "
                 "finish its sessions with the version that wrote it, or give another --state-dir"
             )
         self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
@@ -229,8 +267,7 @@ class Journal:
                 entry = Entry(from_record(json.loads(session)), _from_json(json.loads(history)))
             except (SciStreamError, ValueError, KeyError, TypeError) as error:
                 raise ConfigurationError(
-                    f"{self._path}: session {uid} cannot be understood: {error}; move the file away "
-                    "(its sessions are forgotten then, and their streams end)"
+                    f"the journal {self.path}: session {uid} cannot be understood: {error}; {MOVE_AWAY}"
                 ) from error
             self._numbers[SessionKey(owner, uid)] = int(number)
             entries.append(entry)

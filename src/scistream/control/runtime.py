@@ -18,6 +18,7 @@ from scistream.control.failures import ShellCommand, failed, unexpected
 from scistream.control.gateway import Gateway
 from scistream.control.journal import Entry, Journal, boot_clock_s
 from scistream.control.keypair import KeyPair
+from scistream.control.outbox import Outbox
 from scistream.control.shell import SessionShell
 from scistream.control.status import session_status
 from scistream.control.timers import Timers
@@ -34,11 +35,20 @@ from scistream.core.commands import (
     SetTimer,
     StartDataServer,
 )
-from scistream.core.events import CallAbandoned, CallEvent, Event, Release, Request, SessionFreed, SessionKey
+from scistream.core.events import (
+    CallAbandoned,
+    CallEvent,
+    Event,
+    Release,
+    Request,
+    SessionFreed,
+    SessionKey,
+    Update,
+)
 from scistream.core.session import Session, State
 from scistream.core.status import SessionStatus
 from scistream.core.table import SessionTable
-from scistream.errors import CallerError, PeerError, ResourceExhausted
+from scistream.errors import CallerError, PeerError
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +72,10 @@ class Runtime:
         self._calls = Calls()
         self._shells: dict[SessionKey, SessionShell] = {}
         self._books = Bookkeeping(table, journal, self._shells.get)
+        self._outbox = Outbox(table, self._books, self._carry_out, self._report)
         self._timers = Timers(self._books, self._report)
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pending: list[Command] = []
-        self._flush_is_due = False
         self._closing = False
         self._detached = False
 
@@ -87,7 +96,7 @@ class Runtime:
         if self._detached or (self._closing and isinstance(event, Request)):
             raise PeerError(f"session {event.key.uid}: this control server is shutting down")
         if isinstance(event, Request):
-            self._books.check_writable()
+            self._books.check_writable(event.key)
         with self._calls.waiting(event.call) as answer:
             try:
                 self._handle(event)
@@ -168,7 +177,7 @@ class Runtime:
 
     async def _carry_out_and_settle(self, commands: Sequence[Command]) -> None:
         self._carry_out_all(commands)
-        self._flush()
+        self._outbox.flush()
         await asyncio.gather(*(shell.settled() for shell in tuple(self._shells.values())))
 
     # --- the end ---------------------------------------------------------------------------------------
@@ -183,7 +192,8 @@ class Runtime:
                 self._books.changed(session.key)
         else:
             await ending.release_all(timeout_s, drain=mode is StopMode.DRAIN)
-        self._flush()
+        self._outbox.flush()
+        self._outbox.stop()
         self._detached = True
         self._timers.stop()
         why = "being restarted; ask again in a moment" if mode is StopMode.KEEP else "shutting down"
@@ -192,7 +202,7 @@ class Runtime:
             await ending.let_go()
 
     async def _release(self, key: SessionKey) -> None:
-        await self.call(Release(key=key, call=self.next_call()))
+        await self.call(Release(key=key, call=self.next_call(), shutdown=True))
 
     # --- events and commands ---------------------------------------------------------------------------
 
@@ -201,14 +211,33 @@ class Runtime:
             return
         before = self._table.find(event.key)
         state_before = before.state if before else None
+        as_it_was = before.copy() if before is not None and isinstance(event, Update) else None
         commands = self._table.handle(event)
+        if as_it_was is not None and any(isinstance(command, StartDataServer) for command in commands):
+            self._keep_update(as_it_was)
         after = self._table.find(event.key)
         if after is not None and (after.state is not state_before or after is not before):
             self._log(after)
         if after is not None and after is not before:
             self._books.begin(event.key)
+        if after is not None and after.state is State.ANNOUNCED and state_before is not State.ANNOUNCED:
+            self._outbox.grant(event.key)
         self._books.changed(event.key)
         self._carry_out_all(commands)
+
+    def _keep_update(self, before: Session) -> None:
+        """Write an update that leads elsewhere; one that cannot be written has not come.
+
+        Raises
+        ------
+        ResourceExhausted
+            It cannot be written. The session is as it was `before`, also for the data server.
+        """
+        self._books.changed(before.key)
+        self._outbox.save()
+        if before.key in self._books.unwritten:
+            self._table.put_back(before)
+            raise self._books.refusal(before.key)
 
     def _report(self, event: Event) -> None:
         """Take an event that no call stands behind."""
@@ -218,10 +247,7 @@ class Runtime:
             logger.exception("session %s: %s was not expected", event.key.uid, type(event).__name__)
 
     def _carry_out_all(self, commands: Sequence[Command]) -> None:
-        """Note what `commands` mean for the books; they are carried out soon, when that is in the journal.
-
-        One transaction serves all events of one turn of the loop.
-        """
+        """Note what `commands` mean for the books; they are carried out soon, when that is in the journal."""
         for command in commands:
             self._books.changed(command.key)
             match command:
@@ -231,39 +257,22 @@ class Runtime:
                     self._timers.cancel(command.key, timer)
                 case FreeSession():
                     self._books.end(command.key)
-        self._pending += commands
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Write what has changed, and only then let anybody know."""
-        self._flush_is_due = False
-        if self._detached:
-            return
-        self._books.save()
-        pending, self._pending = self._pending, []
-        for command in pending:
-            try:
-                self._carry_out(command)
-            except Exception as error:
-                logger.exception("session %s: %s failed", command.key.uid, type(command).__name__)
-                if isinstance(command, ShellCommand):
-                    self._report(failed(command, unexpected(error)))
+        self._outbox.put(commands)
 
     def _carry_out(self, command: Command) -> None:
+        try:
+            self._do(command)
+        except Exception as error:
+            logger.exception("session %s: %s failed", command.key.uid, type(command).__name__)
+            if isinstance(command, ShellCommand):
+                self._report(failed(command, unexpected(error)))
+
+    def _do(self, command: Command) -> None:
         key = command.key
         match command:
             case Reply() | Refuse():
                 self._calls.answer(command)
-            case BindListeners():
-                try:
-                    self._books.check_written(key)
-                except ResourceExhausted as error:
-                    self._report(failed(command, str(error)))
-                else:
-                    self._shell(key).carry_out(command)
-            case RecoverListeners() | StartDataServer():
+            case BindListeners() | RecoverListeners() | StartDataServer():
                 self._shell(key).carry_out(command)
             case LookForTraffic():
                 self._shell(key).look_for_traffic()

@@ -21,7 +21,8 @@ from scistream.auth.registry import load_authenticator
 from scistream.auth.secret_files import read_secret_file
 from scistream.config import ControlServerConfig, StopMode, is_loopback
 from scistream.control.gateway import Gateway, Network
-from scistream.control.journal import Journal
+from scistream.control.journal import MOVE_AWAY, Journal
+from scistream.control.left_running import check_known
 from scistream.control.listeners import resolve
 from scistream.control.runtime import Runtime
 from scistream.control.service import ControlService
@@ -32,7 +33,7 @@ from scistream.core.session import Encryption
 from scistream.core.table import SessionTable
 from scistream.dataserver.base import DataServerBackend, Persistence
 from scistream.dataserver.registry import create_backend
-from scistream.errors import ConfigurationError, ResourceExhausted
+from scistream.errors import CallerError, ConfigurationError, ResourceExhausted
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,10 @@ class ControlServer:
         Raises
         ------
         ConfigurationError
-            TLS files, authenticator, data server, addresses or state directory cannot be used.
+            TLS files, authenticator, data server, addresses or state directory cannot be used; or streams
+            run that the journal does not know.
         ResourceExhausted
-            Somebody else has the port, or another control server the state directory.
+            Somebody else has the port, or another control server the state directory, which may be full.
         DataServerError
             The data server backend does not start.
         """
@@ -133,7 +135,7 @@ class ControlServer:
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:
-                await self._recover(runtime, state, journal)
+                await self._recover(runtime, backend, state, journal)
             await server.start()
         except BaseException:
             await server.stop(None)
@@ -189,9 +191,17 @@ class ControlServer:
             state=state,
         )
 
-    async def _recover(self, runtime: Runtime, state: StateDirectory, journal: Journal) -> None:
+    async def _recover(
+        self, runtime: Runtime, backend: DataServerBackend, state: StateDirectory, journal: Journal
+    ) -> None:
         entries = journal.take_entries()
-        self.recovered, strays = await runtime.recover(entries, rebooted=journal.rebooted)
+        check_known(await backend.left_running(), entries, journal.path)
+        try:
+            self.recovered, strays = await runtime.recover(entries, rebooted=journal.rebooted)
+        except CallerError as error:
+            raise ConfigurationError(
+                f"the journal {journal.path} contradicts itself: {error}; {MOVE_AWAY}"
+            ) from error
         living = (entry.session.key for entry in entries if not entry.session.state.ended)
         state.remove_keys_but({journal.number(key) for key in living})
         if entries:
@@ -201,7 +211,7 @@ class ControlServer:
                 len(entries) - self.recovered,
             )
         if strays:
-            logger.warning("%d data servers were ended: their sessions are over, or not known here", strays)
+            logger.warning("%d data servers were ended: their sessions are over", strays)
         journal.recovered()
 
     async def stop(self, mode: StopMode = StopMode.RELEASE) -> None:

@@ -68,8 +68,6 @@ class SessionShell:
         self._key = session.key
         self._role = session.role
         self._rate_mbps = session.rate_mbps if gateway.paces else 0.0
-        # an update that the data server of an earlier control server may not know
-        self._behind = session.generation > session.ready_generation
         self._was_ready = session.ready_generation > 0
         self._recovered_ports = session.ports
         self._key_pair = key_pair
@@ -237,9 +235,7 @@ class SessionShell:
             self._sockets += await self._forwarding.adopt(self._handle)
         except DataServerError as error:
             raise DataServerError(f"the data server died while no control server ran: {error}") from error
-        if not self._behind:
-            self._ready(command)
-            return
+        # it may have older targets, or newer ones that were not kept; the same again disturb no stream.
         # no call is served yet, so this is the next that is carried out
         self.carry_out(
             RetargetDataServer(

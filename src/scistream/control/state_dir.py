@@ -78,7 +78,13 @@ class StateDirectory:
         ConfigurationError
             It cannot be written.
         """
-        create_secret_file(self._key_path(number), private_key_pem)
+        try:
+            create_secret_file(self._key_path(number), private_key_pem)
+        except OSError as error:
+            raise ConfigurationError(
+                f"this gateway's state directory cannot be written ({error.strerror}), so the session's "
+                "private key cannot be kept; ask again when its operator has made room"
+            ) from error
 
     def read_key(self, number: int) -> bytes:
         """Return the private key of session `number`; empty where none was kept.

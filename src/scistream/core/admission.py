@@ -125,9 +125,9 @@ class Admission:
         """Reserve for a session whose turn it is."""
         return self._reserve(session)
 
-    def leave(self, session: Session) -> bool:
-        """Take `session` out of the queue. Return whether it was there."""
-        return self._queue.pop(session.key, None) is not None
+    def leave(self, session: Session) -> None:
+        """Take `session` out of the queue, if it is there."""
+        self._queue.pop(session.key, None)
 
     # --- what is held ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from scistream.core.commands import CancelTimer, Command, FreeSession, Refuse, R
 from scistream.core.events import CallAbandoned, Orphaned, Release, SessionFreed, Timer
 from scistream.core.replies import named
 from scistream.core.session import Session, State
-from scistream.errors import SciStreamError, WrongState
+from scistream.errors import PeerError, SciStreamError, WrongState
 
 
 def end(session: Session, outcome: State, reason: str, error: type[SciStreamError]) -> list[Command]:
@@ -34,12 +34,14 @@ def end(session: Session, outcome: State, reason: str, error: type[SciStreamErro
 
 
 def release(session: Session, event: Release) -> list[Command]:
-    """End `session` on request. Answered once everything is free."""
+    """End `session` on request, or with its control server. Answered once everything is free."""
     if session.freed:
         return [Reply(key=session.key, call=event.call)]
     session.releases.append(event.call)
     if session.state.ended:
         return []
+    if event.shutdown:
+        return end(session, State.RELEASED, "this control server is shutting down", PeerError)
     return end(session, State.RELEASED, "released on request", WrongState)
 
 

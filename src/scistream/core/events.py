@@ -175,7 +175,15 @@ class Update(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(CallEvent):
-    """REL: end the session, whatever it is doing."""
+    """REL: end the session, whatever it is doing.
+
+    Parameters
+    ----------
+    shutdown : bool
+        Nobody has asked for it: the control server itself ends.
+    """
+
+    shutdown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -269,6 +269,16 @@ class Session:
     hellos: list[Hello] = field(default_factory=list)
     updates: list[tuple[int, int]] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
+
+    def copy(self) -> Session:
+        """Return a session that is like this one is now, and stays so."""
+        return replace(
+            self,
+            requests=list(self.requests),
+            hellos=list(self.hellos),
+            updates=list(self.updates),
+            releases=list(self.releases),
+        )
 
     @property
     def freed(self) -> bool:

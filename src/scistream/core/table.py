@@ -50,7 +50,7 @@ from scistream.core.recovery import drop_unbound, recover
 from scistream.core.replies import not_found
 from scistream.core.reservation import Capacity, Pool
 from scistream.core.session import LATE_REPORTS, TRANSITIONS, Encryption, Session, State
-from scistream.errors import ResourceExhausted, SessionExists, WrongState
+from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists, WrongState
 
 __all__ = ["Limits", "SessionTable"]
 
@@ -172,12 +172,22 @@ class SessionTable:
         if session.key in self._sessions:
             raise SessionExists(f"session {session.key.uid} of {session.key.owner} is here already")
         drop_unbound(session)
-        self._admission.hold(session)
+        try:
+            self._admission.hold(session)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"session {session.key.uid}: {error}") from error
         self._sessions[session.key] = session
         if session.state.ended:
             self._ended[session.key] = None
             self._forget_oldest()
         return tuple(recover(session))
+
+    def put_back(self, session: Session) -> None:
+        """Let a session be again what `session`, its copy, says: the update that came since was in vain.
+
+        Nothing else may have happened to it in between, and none of the update's commands was carried out.
+        """
+        self._sessions[session.key] = session
 
     def _precedes_another(self, event: Event) -> bool:
         """Return whether `event`, after the end of a session, is about the next one of its name."""
@@ -209,9 +219,11 @@ class SessionTable:
     def _afterwards(self, session: Session, before: State) -> list[Command]:
         """Note that `session` has ended or is free, and serve those that queue."""
         served: list[Command] = []
+        if session.state is not State.QUEUED:
+            self._admission.leave(session)
         if session.state.ended and not before.ended:
             self._ended.setdefault(session.key)
-        if session.state is not State.QUEUED and self._admission.leave(session) and session.state.ended:
+            # it may have been the first in the queue, or have given back ports that somebody outside holds
             served += self._serve_queue()
         if session.freed and not before.freed:
             self._admission.give_back(session)

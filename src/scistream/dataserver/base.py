@@ -6,7 +6,7 @@ all its sessions; the others run a process per session. Nothing here knows which
 
 Control servers talk to these classes only. What a plug-in must implement is abstract. What it may implement
 besides are data servers that outlive the control server: `DataServer.handle` and, of the backend, `adopt`,
-`discard_unadopted` and `detach`. One that does not says so when something is to be adopted.
+`left_running`, `discard_unadopted` and `detach`. One that does not says so when something is to be adopted.
 """
 
 from __future__ import annotations
@@ -168,6 +168,22 @@ class Adopted:
     listeners: tuple[socket.socket, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LeftRunning:
+    """A data server that an earlier control server has left running, and no session has adopted.
+
+    Parameters
+    ----------
+    uid : str
+        The session that it was started for.
+    pid : int
+        The process that forwards; its end is the end of all that it forwards.
+    """
+
+    uid: str
+    pid: int
+
+
 class DataServerBackend(ABC):
     """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``."""
 
@@ -211,6 +227,10 @@ class DataServerBackend(ABC):
         """
         del handle, restarted
         raise DataServerError(f"session {spec_uid}: its data server has ended with the control server before")
+
+    async def left_running(self) -> tuple[LeftRunning, ...]:
+        """Return the data servers that were found at `open` and have not been adopted."""
+        return ()
 
     async def discard_unadopted(self) -> int:
         """End the data servers that were found at `open` and have not been adopted; return how many."""

@@ -272,7 +272,10 @@ def test_what_nobody_adopts_is_discarded(gateways: ControlServers) -> None:
         before.kill()
         backend = gateways.open()
         adopted = gateways.adopt(backend, before, "kept")
+        (left,) = gateways.thread.run(backend.left_running())
+        assert (left.uid, left.pid) == ("forgotten", backend.pids[0])
         assert gateways.thread.run(backend.discard_unadopted()) == 1
+        assert gateways.thread.run(backend.left_running()) == ()
         assert gateways.thread.run(backend.discard_unadopted()) == 0
         with pytest.raises(ConnectionRefusedError):
             connect(before.at["forgotten"][0])

@@ -224,7 +224,8 @@ def test_a_supervisor_that_hangs_is_killed_by_who_wants_a_session_ended(
         thread.run(server.start(spec))
         with connect(listener) as near, accept(application):
             hung, *workers = [psutil.Process(pid) for pid in backend.pids]
-            os.kill(hung.pid, signal.SIGSTOP)
+            for process in (hung, workers[0]):
+                os.kill(process.pid, signal.SIGSTOP)
             thread.run(server.stop())
             receive_until_reset(near)
         _, alive = psutil.wait_procs([hung, *workers], 10)

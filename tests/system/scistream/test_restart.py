@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -24,7 +25,7 @@ import pytest
 from scistream.client.aio import ControlClient, reserve_side
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
-from scistream.errors import SciStreamError
+from scistream.errors import ResourceExhausted, SciStreamError
 from scistream.wire.answers import Grant
 from support.gateways import (
     PROGRAMS,
@@ -39,6 +40,7 @@ from support.gateways import (
     start_program,
     until,
 )
+from support.small_disk import fill, small_disk
 
 Applications = Callable[[str], Application]
 CHUNK = 1 << 20
@@ -406,6 +408,138 @@ def test_no_secret_is_in_the_journal_and_the_state_directory_is_private(pair: Pa
     assert len(keys) == 1
     for path in (state, *state.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0 or path.is_socket(), path
+
+
+# --- a journal that cannot be written, or is not the right one ------------------------------------------
+
+
+class Gateway:
+    """One gateway with the state directory `state`, which can be killed and started again."""
+
+    def __init__(self, gateways: Gateways, state: Path) -> None:
+        self.gateways = gateways
+        self.state = state
+        self.left: list[psutil.Process] = []
+        self.start()
+
+    def start(self) -> None:
+        self.gateways.running.clear()
+        options = ("--encryption=optional", "--on-terminate=release")
+        self.server = self.gateways.start(f"--state-dir={self.state}", *options)
+
+    def start_refused(self) -> Finished:
+        """Start a control server that does not start."""
+        return run_program("s2cs", *self.gateways.arguments(f"--state-dir={self.state}"))
+
+    def kill(self) -> None:
+        self.left += psutil.Process(self.server.process.pid).children(recursive=True)
+        self.server.process.kill()
+        self.server.process.wait(30)
+        assert self.server.process.stdout is not None
+        self.server.process.stdout.close()
+
+    def open(self, uid: str, address: str) -> str:
+        """Open one plain side that forwards to `address`; return its listener."""
+
+        async def opened() -> str:
+            async with self.server.facility().connect() as client:
+                target = Endpoint.parse(address)
+                grant = await reserve_side(client, uid, Role.PRODUCER, addresses=[target])
+                await client.update(uid, Role.PRODUCER, [target])
+                return str(grant.listeners[0])
+
+        return asyncio.run(opened())
+
+    def update(self, uid: str, address: str) -> Finished:
+        return run_program(
+            "s2uc", "update", uid, "--role=PROD", f"--target={address}", *self.server.options()
+        )
+
+    def end(self) -> None:
+        """End what runs; the test fails if anything is left."""
+        if self.server.process.poll() is None:
+            assert self.server.stop() == (143, [])
+        self.gateways.running.clear()
+        _, left = psutil.wait_procs(self.left, timeout=5)
+        for process in left:
+            process.kill()
+        assert not left
+
+
+def test_on_a_full_disk_nothing_is_confirmed_that_a_kill_would_undo(
+    gateways: Gateways, application: Applications, tmp_path: Path
+) -> None:
+    first, second = application("first"), application("second")
+    with small_disk(tmp_path / "disk") as disk, contextlib.ExitStack() as stack:
+        gateway = Gateway(gateways, disk / "state")
+        stack.callback(gateway.end)
+        listener = gateway.open("kept", first.address)
+        filler = fill(disk)
+        assert gateway.update("kept", second.address).code == 5
+        with pytest.raises(ResourceExhausted, match="state directory cannot be written"):
+            gateway.open("refused", first.address)
+        assert ask(listener, b"full") == b"first:full"
+
+        gateway.kill()
+        refused = gateway.start_refused()
+        assert refused.code == 5
+        assert "make room in" in refused.err
+        filler.unlink()
+        gateway.start()
+        assert [(one["uid"], one["state"], one["targets"]) for one in sessions_of(gateway.server)] == [
+            ("kept", "connected", [first.address])
+        ]
+        assert ask(listener, b"again") == b"first:again"
+        assert gateway.update("kept", second.address).code == 0
+        assert ask(listener, b"room") == b"second:room"
+
+
+@pytest.mark.parametrize("damage", ["emptied", "WAL overwritten"])
+def test_streams_that_the_journal_has_lost_go_on_and_the_operator_is_told_how_to_end_them(
+    gateways: Gateways, sink: Sink, tmp_path: Path, damage: str
+) -> None:
+    gateway = Gateway(gateways, tmp_path / "state")
+    with contextlib.ExitStack() as stack:
+        stack.callback(gateway.end)
+        listener = gateway.open("uid", sink.address)
+        stream = Stream(listener)
+        stream.send(1)
+        gateway.kill()
+        journal, wal = (gateway.state / name for name in ("journal.db", "journal.db-wal"))
+        if damage == "emptied":
+            journal.write_bytes(b"")
+            wal.unlink()
+        else:
+            wal.write_bytes(os.urandom(wal.stat().st_size))
+
+        refused = gateway.start_refused()
+        assert refused.code == 3
+        assert str(journal) in refused.err
+        stream.send(1)
+        assert stream.finish()
+        advice = re.search(r"type kill (\d+)", refused.err)
+        assert advice is not None, refused.err
+        os.kill(int(advice[1]), signal.SIGTERM)
+        psutil.wait_procs(gateway.left, timeout=10)
+        assert can_be_bound(listener)
+        gateway.start()
+        assert gateway.server.ready["recovered"] == 0
+
+
+def test_a_session_is_released_when_the_process_that_hangs_with_it_has_been_killed(
+    gateways: Gateways, sink: Sink, tmp_path: Path
+) -> None:
+    gateway = Gateway(gateways, tmp_path / "state")
+    with contextlib.ExitStack() as stack:
+        stack.callback(gateway.end)
+        stream = Stream(gateway.open("uid", sink.address))
+        supervisor = psutil.Process(gateway.server.process.pid).children()[0]
+        supervisor.suspend()
+        released = run_program("s2uc", "release", "uid", *gateway.server.options())
+        assert released.code == 0, released.err
+        assert not supervisor.is_running()
+        with stream.connection, pytest.raises(ConnectionResetError):
+            stream.connection.recv(1)
 
 
 async def release_all(server: ControlServerProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -32,6 +33,16 @@ from support.gateways import (
 from support.module_gateways import calling
 
 Applications = Callable[[str], Application]
+
+
+def test_it_uses_all_the_open_files_that_the_system_lets_it_have(gateways: Gateways) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        server = gateways.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from scistream.dataserver.base import (
     Adopted,
     DataServer,
     DataServerBackend,
+    LeftRunning,
     Persistence,
     Restarted,
 )
@@ -87,6 +88,11 @@ class TreeBackend(DataServerBackend):
         server = TreeDataServer(self.tree, restarted)
         server.take(tree, session)
         return Adopted(server, listeners)
+
+    async def left_running(self) -> tuple[LeftRunning, ...]:
+        """Return the sessions that were found and not adopted, with the tree's first process."""
+        tree = await self.tree()
+        return tuple(LeftRunning(tree.sessions[key].uid, tree.pids[0]) for key in sorted(tree.found))
 
     async def discard_unadopted(self) -> int:
         """Stop the sessions that were found and not adopted; return how many."""

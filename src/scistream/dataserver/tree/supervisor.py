@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import resource
 import select
 import signal
 import socket
@@ -29,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scistream.dataserver.descriptors import raise_descriptor_limit
 from scistream.dataserver.tree.children import DEATHS_WITHIN_S, Child, Children
 from scistream.dataserver.tree.controller import Controller
 from scistream.dataserver.tree.logs import log_to
@@ -248,9 +248,3 @@ class Supervisor:
             "settings": dict(self._settings),
             **self._service.description(),
         }
-
-
-def raise_descriptor_limit() -> None:
-    """Use all the open files that the system lets this process have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

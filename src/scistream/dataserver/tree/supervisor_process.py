@@ -91,9 +91,10 @@ class SupervisorProcess:
         return self._exit
 
     def kill(self) -> None:
-        """End it at once; its workers end when it does, because their control sockets close."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        """End it and its workers at once, also those that hang; they are one process group."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Forget it. Idempotent."""

@@ -16,7 +16,7 @@ from scistream.core.events import Role
 from scistream.core.session import Encryption, State
 from scistream.errors import ResourceExhausted
 from support.control_servers import Running, Start
-from support.watching import ask, until_state
+from support.watching import ask, state_of, until, until_state
 
 APP = Endpoint("127.0.0.1", 9)
 REFUSED = "state directory cannot be written"
@@ -66,17 +66,75 @@ async def test_who_was_told_something_finds_it_in_the_journal(
         assert written(tmp_path / "state", "uid") is State.RELEASED
 
 
-async def test_while_the_journal_cannot_be_written_new_sessions_are_refused_and_old_ones_go_on(
+async def test_while_the_journal_cannot_be_written_what_is_new_is_refused_and_old_sessions_go_on(
     running: Running, echo: Endpoint, tmp_path: Path
 ) -> None:
     async with running.facility().connect() as client:
         listener = await connect(client, "old", echo)
         with locked(tmp_path / "state"):
-            await client.update("old", Role.PRODUCER, [Endpoint("localhost", echo.port)])
-            assert await ask(listener, b"hello") == b"hello"
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await client.update("old", Role.PRODUCER, [APP])
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await client.renew("old")
             with pytest.raises(ResourceExhausted, match=REFUSED):
                 await client.request("new", Role.PRODUCER)
+            assert running.backend.retargets == 0
+            (status,) = await client.status("old")
+            assert (status.state, status.targets) == (State.CONNECTED, (echo,))
+            assert await ask(listener, b"hello") == b"hello"
+        await client.update("old", Role.PRODUCER, [APP])
+        assert (await client.status("old"))[0].targets == (APP,)
         await connect(client, "new", echo)
+
+
+async def test_the_first_update_that_is_not_in_the_journal_starts_no_data_server_and_can_come_again(
+    running: Running, echo: Endpoint, tmp_path: Path
+) -> None:
+    async with running.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        with locked(tmp_path / "state"):
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await client.update("uid", Role.PRODUCER, [echo])
+            assert await state_of(client, "uid") is State.ANNOUNCED
+            assert running.backend.servers == []
+        await client.update("uid", Role.PRODUCER, [echo])
+        assert await ask(grant.listeners[0], b"hello") == b"hello"
+
+
+async def test_listeners_that_are_not_in_the_journal_as_granted_are_told_to_nobody(
+    running: Running, echo: Endpoint, tmp_path: Path
+) -> None:
+    async with running.facility().connect() as client:
+        waiting = asyncio.create_task(client.request("uid", Role.PRODUCER))
+        await until_state(client, "uid", State.RESERVED)
+        with locked(tmp_path / "state"):
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await client.hello("uid", Role.PRODUCER, [echo])
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await waiting
+            await until_state(client, "uid", State.FAILED)
+        await connect(client, "uid", echo)
+
+
+async def test_a_granted_session_outlives_messages_that_come_twice_while_the_journal_cannot_be_written(
+    running: Running, echo: Endpoint, tmp_path: Path
+) -> None:
+    async with running.facility().connect() as client:
+        await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        with locked(tmp_path / "state"), pytest.raises(ResourceExhausted, match=REFUSED):
+            await client.hello("uid", Role.PRODUCER, [echo])
+        await client.update("uid", Role.PRODUCER, [echo])
+
+
+async def test_what_could_not_be_written_is_written_when_it_can_be_though_nothing_else_happens(
+    running: Running, echo: Endpoint, tmp_path: Path
+) -> None:
+    async with running.facility().connect() as client:
+        await connect(client, "uid", echo)
+        with locked(tmp_path / "state"):
+            await client.release("uid")
+            assert written(tmp_path / "state", "uid") is State.CONNECTED
+    await until(lambda: written(tmp_path / "state", "uid") is State.RELEASED)
 
 
 @pytest.mark.parametrize("name", ["new", "used before"])
@@ -104,10 +162,12 @@ async def test_one_session_that_cannot_be_written_stops_no_other_and_lets_nobody
         await connect(other, "good", echo)
         running.backend.servers[0].handle_error = "a fault of the plug-in"
         async with asyncio.timeout(10):
-            await client.update("bad", Role.PRODUCER, [Endpoint("localhost", echo.port)])
+            with pytest.raises(ResourceExhausted, match=REFUSED):
+                await client.update("bad", Role.PRODUCER, [Endpoint("localhost", echo.port)])
             await other.update("good", Role.PRODUCER, [Endpoint("localhost", echo.port)])
             with pytest.raises(ResourceExhausted, match=REFUSED) as refused:
                 await other.request("new", Role.PRODUCER)
+            assert "session new" in str(refused.value)
             assert "bad" not in str(refused.value)
             await other.release("good")
             assert written(tmp_path / "state", "good") is State.RELEASED

@@ -18,7 +18,8 @@ from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role, SessionKey, Timer
 from scistream.core.session import Session, State
 from scistream.core.status import ChannelStatistics
-from scistream.errors import ConfigurationError
+from scistream.errors import ConfigurationError, ResourceExhausted
+from support.small_disk import fill, small_disk
 
 KEY = SessionKey("alice", "first")
 HISTORY = History(
@@ -159,6 +160,35 @@ def test_a_damaged_file_is_refused_and_kept(directory: StateDirectory) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used"):
         Journal(directory, "native")
     assert path.read_bytes().startswith(b"this is no database")
+
+
+def test_a_full_disk_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        directory = StateDirectory(disk / "state")
+        fill(disk)
+        with pytest.raises(ResourceExhausted, match="make room in") as refused:
+            Journal(directory, "native")
+        assert "move it away" not in str(refused.value)
+        directory.close()
+
+
+def test_a_private_key_for_which_there_is_no_room_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        directory = StateDirectory(disk / "state")
+        fill(disk)
+        with pytest.raises(ConfigurationError, match=r"No space left.* made room"):
+            directory.write_key(1, b"key" * 10_000)
+        directory.close()
+
+
+def test_a_journal_that_others_could_open_is_closed_to_them(directory: StateDirectory) -> None:
+    Journal(directory, "native").close()
+    path = directory.path / "journal.db"
+    path.chmod(0o644)
+    journal = Journal(directory, "native")
+    journal.save({KEY: (session(), HISTORY)})
+    assert {file.stat().st_mode & 0o777 for file in directory.path.glob("journal.db*")} == {0o600}
+    journal.close()
 
 
 def test_an_entry_that_cannot_be_understood_is_refused(directory: StateDirectory) -> None:

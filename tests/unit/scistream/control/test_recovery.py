@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from scistream.config import PortRange, StopMode
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.core.session import Encryption, State
-from scistream.errors import PeerError, ResourceExhausted, SciStreamError
+from scistream.errors import ConfigurationError, PeerError, ResourceExhausted, SciStreamError
 from support.control_servers import RelayBackend, Start
 from support.watching import ask, can_be_bound, until, until_state
 
@@ -222,6 +225,77 @@ async def test_an_update_that_the_found_data_server_cannot_take_over_leaves_its_
         assert await ask(listener, b"hello") == b"hello"
 
 
+async def test_a_data_server_that_forwards_elsewhere_than_the_journal_says_is_led_back(
+    start: Start, values: dict[str, Any], echo: Endpoint
+) -> None:
+    first = await start(**values)
+    async with first.facility().connect() as client:
+        listener = await connect(client, "uid", APP)
+    await first.server.stop(StopMode.KEEP)
+    with sqlite3.connect(values["state_dir"] / "journal.db") as database:
+        database.execute(
+            "UPDATE session SET session = json_set(session, '$.targets[0]', ?, '$.ready_targets[0]', ?)",
+            (str(echo), str(echo)),
+        )
+    database.close()
+    second = await start(**values)
+    async with second.facility().connect() as client:
+        assert (await client.status("uid"))[0].targets == (echo,)
+        assert await ask(listener, b"hello") == b"hello"
+
+
+# --- a journal that is not the data servers' -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "DELETE FROM session",
+        "UPDATE session SET session = json_set(session, '$.state', 'announced', '$.generation', 0)",
+    ],
+    ids=["emptied", "older"],
+)
+async def test_data_servers_that_the_journal_does_not_know_are_not_ended_and_the_start_is_refused(
+    start: Start, values: dict[str, Any], echo: Endpoint, tmp_path: Path, lost: str
+) -> None:
+    first = await start(**values)
+    async with first.facility().connect() as client:
+        listener = await connect(client, "forwarded", echo)
+    await first.server.stop(StopMode.KEEP)
+    journal = values["state_dir"] / "journal.db"
+    shutil.copy(journal, tmp_path / "backup")
+    with sqlite3.connect(journal) as database:
+        database.execute(lost)
+    database.close()
+    with pytest.raises(ConfigurationError) as refused:
+        await start(**values)
+    for said in ("data servers of 1 sessions", "forwarded", str(journal), f"kill {os.getpid()}"):
+        assert said in str(refused.value)
+    assert await ask(listener, b"alone") == b"alone"
+    assert len(list((values["state_dir"] / "keys").iterdir())) == 1
+    shutil.copy(tmp_path / "backup", journal)
+    third = await start(**values)
+    assert third.server.recovered == 1
+
+
+async def test_a_data_server_whose_session_has_ended_is_ended_without_a_question(
+    start: Start, values: dict[str, Any], echo: Endpoint
+) -> None:
+    first = await start(**values)
+    async with first.facility().connect() as client:
+        listener = await connect(client, "uid", echo)
+    await first.server.stop(StopMode.KEEP)
+    with sqlite3.connect(values["state_dir"] / "journal.db") as database:
+        database.execute(
+            "UPDATE session SET session = json_set(session, '$.state', 'releasing', '$.outcome', 'released')"
+        )
+    database.close()
+    second = await start(**values)
+    async with second.facility().connect() as client:
+        await until_state(client, "uid", State.RELEASED)
+        assert can_be_bound(listener)
+
+
 # --- a start that fails ----------------------------------------------------------------------------------
 
 
@@ -266,7 +340,8 @@ async def test_a_session_that_cannot_be_taken_over_is_still_in_the_journal(
     ports = [port for (port,) in database.execute("SELECT json_extract(session, '$.ports[0]') FROM session")]
     change = "UPDATE session SET session = json_set(session, '$.ports[0]', ?) WHERE uid = 'two'"
     database.execute(change, (ports[0],))
-    with pytest.raises(SciStreamError, match="held already"):
+    journal = re.escape(str(values["state_dir"] / "journal.db"))
+    with pytest.raises(ConfigurationError, match=f"{journal} .*session two: port .* held already.*move it"):
         # a range of ports knows them one by one
         await start(**values, ports=PortRange(first=ports[0], last=ports[0]))
     database.execute(change, (ports[1],))

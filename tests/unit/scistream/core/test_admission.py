@@ -245,3 +245,12 @@ def test_ports_that_others_hold_do_not_cost_the_capacity() -> None:
     gateway.table.handle(PortsTaken(key=session.key, ports=(5100,)))
     session.freed()
     assert (gateway.capacity.held_mbps, gateway.pool.held) == (0, 0)
+
+
+def test_ports_given_back_by_a_session_that_others_have_left_too_few_go_to_who_queues() -> None:
+    gateway = Gateway(ports=3)
+    first = gateway.asked("first", num_conn=3)
+    second = gateway.asked("second", num_conn=1)
+    assert second.state is State.QUEUED
+    gateway.table.handle(PortsTaken(key=first.key, ports=(5100,)))
+    assert (first.state, second.state) == (State.RELEASING, State.REQUESTED)

@@ -46,6 +46,19 @@ def test_who_waits_for_an_update_is_answered_once_the_restarted_data_server_is_r
     assert session.state is State.CONNECTED
 
 
+def test_an_update_that_is_put_back_has_not_come() -> None:
+    session = DrivenSession()
+    session.request()
+    session.bound()
+    session.hello(APP)
+    before = session.table.get(KEY).copy()
+    assert of_kind(session.update(APP), c.StartDataServer)
+    session.table.put_back(before.copy())
+    assert session.table.get(KEY) == before
+    assert session.state is State.ANNOUNCED
+    assert of_kind(session.update(OTHER), c.StartDataServer)[0].targets == (OTHER,)
+
+
 def test_updates_while_it_is_restarted_wait_for_it_and_other_targets_follow_it() -> None:
     session = connected()
     session.died()
