@@ -87,6 +87,7 @@ class SessionShell:
     ) -> None:
         self._key = session.key
         self._role = session.role
+        self._wan_leg = TlsLeg.LISTENER if session.role is Role.PRODUCER else TlsLeg.TARGET
         self._rate_mbps = session.rate_mbps if gateway.paces else 0.0
         # an update that the data server of an earlier control server may not know
         self._behind = session.generation > session.ready_generation
@@ -241,6 +242,7 @@ class SessionShell:
                 listeners=tuple(self._sockets),
                 targets=command.targets,
                 tls=self._credentials(command),
+                wan_leg=self._wan_leg,
                 rate_mbps=self._rate_mbps,
             )
         )
@@ -280,7 +282,7 @@ class SessionShell:
         if not self._private_key_pem:
             raise DataServerError("the session's private key is not there any more; ask for a new session")
         return TlsCredentials(
-            leg=TlsLeg.LISTENER if self._role is Role.PRODUCER else TlsLeg.TARGET,
+            leg=self._wan_leg,
             certificate_pem=self._certificate_pem,
             private_key_pem=self._private_key_pem,
             peer_certificate_pem=command.peer_certificate_pem,

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_EVENTS = 256
 ESTABLISH_LIMIT_S = 10.0
 """How long one TLS handshake, or one attempt to connect to a target's address, may take."""
+DIAL_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.75, 1.5)
+"""When a target that refuses is dialled again, each from the refusal before: within 3 s."""
 STARVED_RETRY_S = 0.05
 """When a flow that got no descriptor for a pipe tries again."""
 CUT_DELIVERY_S = 10.0
@@ -103,6 +105,7 @@ class Loop:
         self.stopping = False
         self._running: set[Deadlines[Any]] = set()
         self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
+        self.dial_retries = [self.deadlines(wait_s, lambda dial: dial.again()) for wait_s in DIAL_RETRIES_S]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
         self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow))
         self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
 from scistream.dataserver.native.pacing import Pacer
-from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, tune
+from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, stream_socket, tune
 from scistream.dataserver.native.tls import TlsContext, make_context
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Address = tuple[int, Any]
+
+REFUSALS_TOLD_EVERY_S = 10.0
+"""A session tells of one failed connection in this time; further ones are counted."""
 
 
 class Channel:
@@ -92,6 +97,7 @@ class Channel:
     def relay_begins(self, relay: Relay) -> None:
         """Keep a connection that is being relayed."""
         self.open_relays.add(relay)
+        self.session.worker.dead_peers.begin()
         if self.session.pacer is not None:
             self.session.pacer.begin(relay)
 
@@ -134,7 +140,7 @@ class Session:
     worker : Worker
         Whose loop, buffers and room it uses.
     body : dict
-        The ``start`` message: key, uid, slot, targets, TLS credentials, rate.
+        The ``start`` message: key, uid, slot, targets, TLS credentials, wide-area leg, rate.
     listeners : list of socket.socket
         One per channel; the session owns them.
     """
@@ -147,15 +153,19 @@ class Session:
         self.tls: TlsContext | None = None
         self.tls_leg: TlsLeg | None = None
         self.channels = [Channel(self, index, listener) for index, listener in enumerate(listeners)]
-        rate_mbps = float(body["rate_mbps"])
-        self.pacer = Pacer(self, rate_mbps) if rate_mbps > 0 else None
+        self._rate_mbps = float(body["rate_mbps"])
+        self.pacer = Pacer(self, self._rate_mbps) if self._rate_mbps > 0 else None
+        # a tree that outlives its control server may be told by an older one, which does not know of it
+        self._told_wan_leg = TlsLeg(body["wan_leg"]) if body.get("wan_leg") else None
+        self._refusals_told = -math.inf
+        self._refusals_untold = 0
         try:
             self.retarget(body)
         except Exception:
             self.close()
             raise
         for listener in listeners:
-            tune(listener, self.congestion(tls=self.tls_leg is TlsLeg.LISTENER))
+            self._prepare(listener, TlsLeg.LISTENER)
             listener.setblocking(False)
             listener.listen(LISTEN_BACKLOG)
 
@@ -164,9 +174,46 @@ class Session:
         for channel in self.channels:
             channel.listen()
 
-    def congestion(self, *, tls: bool) -> str | None:
-        """Return the congestion control of an encrypted (wide-area) or plain (local) leg."""
-        return self.worker.options.congestion_wan if tls else self.worker.options.congestion_lan
+    @property
+    def wan_leg(self) -> TlsLeg | None:
+        """The leg that crosses the wide-area network."""
+        return self.tls_leg or self._told_wan_leg
+
+    def _prepare(self, sock: socket.socket, leg: TlsLeg) -> None:
+        options = self.worker.options
+        tune(sock, options.congestion_lan, options.peer_timeout_s)
+        if leg is self.wan_leg:
+            self.worker.long_path.prepare(sock)
+
+    def target_socket(self, family: int) -> socket.socket:
+        """Return a socket to connect to a target with.
+
+        Raises
+        ------
+        OSError
+            No descriptor is left, or the family is not there.
+        """
+        # MPTCP cannot be paced by the kernel
+        multipath = self.worker.options.mptcp and self.wan_leg is TlsLeg.TARGET and self.pacer is None
+        sock = stream_socket(family, multipath=multipath)
+        self._prepare(sock, TlsLeg.TARGET)
+        return sock
+
+    def established(self, accepted: socket.socket, target: socket.socket) -> None:
+        """Fit the wide-area leg of a new connection to its path."""
+        if self.wan_leg is not None:
+            wan = accepted if self.wan_leg is TlsLeg.LISTENER else target
+            self.worker.long_path.adapt(wan, self._rate_mbps, self.worker.open_connections(self))
+
+    def tell_refusal(self, channel: Channel, reason: str) -> None:
+        """Log that a connection failed, if that was not said a moment ago."""
+        now = time.monotonic()
+        if now - self._refusals_told < REFUSALS_TOLD_EVERY_S:
+            self._refusals_untold += 1
+            return
+        more = f" ({self._refusals_untold} more since the last such line)" if self._refusals_untold else ""
+        logger.info("session %s: channel %d: connection refused: %s%s", self.uid, channel.index, reason, more)
+        self._refusals_told, self._refusals_untold = now, 0
 
     def retarget(self, body: dict[str, Any]) -> None:
         """Use other targets and credentials for new connections.

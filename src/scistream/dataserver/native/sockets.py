@@ -11,8 +11,6 @@ import struct
 import termios
 from typing import Any
 
-KEEPALIVE_IDLE_S = 60
-KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 6
 LISTEN_BACKLOG = 4096
 
@@ -26,30 +24,53 @@ IDLE_PIPES = 64
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
+_IPPROTO_MPTCP = 262  # linux/in.h; not every build of the socket module has it
 _INT_BYTES = struct.calcsize("i")
 
 #: errno values that mean "no descriptor or buffer left", here or in the whole system
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def tune(sock: socket.socket, congestion: str | None) -> None:
+def tune(sock: socket.socket, congestion: str | None, peer_timeout_s: float) -> None:
     """Set what both legs need; on a listening socket, for all that it accepts.
+
+    Keepalive ends an idle connection whose peer has not answered for about `peer_timeout_s`: half of that
+    passes before the first probe. `dead_peers` is about the others.
 
     Until `close_in_order` a connection ends with a reset, also when its process is killed: a stream that was
     lost must not look complete.
 
-    Buffer sizes are left to the kernel: setting them stops its autotuning. Where this user may not set the
+    Buffer sizes are left to the kernel: setting them stops its autotuning (`long_path` knows when that is
+    right). Where this user may not set the
     congestion control it stays the kernel's default; `why_no_congestion_control` is asked once at start.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(peer_timeout_s / 2)))
+    interval_s = max(1, round(peer_timeout_s / 2 / KEEPALIVE_PROBES))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     if congestion:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        set_congestion_control(sock, congestion)
+
+
+def stream_socket(family: int, *, multipath: bool = False) -> socket.socket:
+    """Return a non-blocking TCP socket; an MPTCP one speaks plain TCP with peers that do not know it.
+
+    Raises
+    ------
+    OSError
+        No descriptor is left, or the kernel has no such family or no MPTCP.
+    """
+    protocol = _IPPROTO_MPTCP if multipath else 0
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
+
+
+def set_congestion_control(sock: socket.socket, name: str) -> None:
+    """Use that congestion control from now on, if this user may; `why_no_congestion_control` tells."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 
 
 def why_no_congestion_control(name: str) -> str:

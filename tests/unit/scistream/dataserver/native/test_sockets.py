@@ -93,12 +93,13 @@ def test_unacknowledged_bytes_are_those_that_the_peers_kernel_has_not() -> None:
 
 def test_tuning_a_listener_tunes_what_it_accepts() -> None:
     with listening() as listener:
-        tune(listener, "reno")
+        tune(listener, "reno", peer_timeout_s=120)
         with connect(listener), accept(listener) as server:
             assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            idle = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-            assert idle == sockets.KEEPALIVE_IDLE_S
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle_s, interval_s, probes = (server.getsockopt(socket.IPPROTO_TCP, name) for name in options)
+            assert idle_s + interval_s * probes == 120
             name = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             assert name.rstrip(b"\0") == b"reno"
 
@@ -106,14 +107,14 @@ def test_tuning_a_listener_tunes_what_it_accepts() -> None:
 def test_an_unknown_congestion_control_leaves_the_kernels() -> None:
     with socket.socket() as sock:
         before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        tune(sock, "no-such-control")
+        tune(sock, "no-such-control", peer_timeout_s=120)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == before
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_tuned_connection_ends_well_only_when_it_is_closed_in_order(complete: bool) -> None:
     with listening() as listener:
-        tune(listener, None)
+        tune(listener, None, peer_timeout_s=120)
         near = connect(listener)
         accepted = accept(listener)
         accepted.sendall(b"all of it")
