@@ -97,20 +97,19 @@ def gateways(
             )
             log = stack.enter_context((folder / f"{leg}.log").open("wb"))
             with inside(namespace):
-                process = subprocess.Popen(
-                    relay(place), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
-                )
+                process = subprocess.Popen(relay(place), stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end, process)
             _await_listener(process, port, Path(log.name))
         yield CONSUMER_GATEWAY_LAN, _LAN_PORT
 
 
 def _await_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until somebody listens on `port` in the process's network, without connecting."""
+    """Wait until a gateway serves, without connecting: ours says so, the others listen only then."""
     deadline = time.monotonic() + _START_LIMIT_S
+    says_so = "s2ds" in str(process.args)
     while time.monotonic() < deadline and process.poll() is None:
-        table = Path(f"/proc/{process.pid}/net/tcp").read_text()
-        if f":{port:04X} 00000000:0000 0A" in table:
+        listens = f":{port:04X} 00000000:0000 0A" in Path(f"/proc/{process.pid}/net/tcp").read_text()
+        if listens and (" -> " in log.read_text() or not says_so):
             return
         time.sleep(0.02)
     raise RuntimeError(f"a gateway does not start: {log.read_text()}")

@@ -114,6 +114,15 @@ class _Encryption:
 @click.option("--dscp", type=click.IntRange(0, 63), help="Mark what is sent on that leg.")
 @click.option("--mptcp", is_flag=True, help="Dial that leg with MPTCP, if the other side has it.")
 @click.option(
+    "--peer-timeout",
+    "peer_timeout_s",
+    type=click.FloatRange(min=2),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Reset a connection whose peer has left everything unanswered for so long.",
+)
+@click.option(
     "--tls-engine", type=click.Choice(["openssl", "stdlib"]), help="[default: the first one that works]"
 )
 @click.option(
@@ -138,6 +147,7 @@ def forward(
     wan_buffer_bytes: int | None,
     dscp: int | None,
     mptcp: bool,
+    peer_timeout_s: float,
     tls_engine: str | None,
     statistics_interval: float | None,
     as_json: bool,
@@ -174,6 +184,7 @@ def forward(
         "wan_buffer_bytes": wan_buffer_bytes,
         "dscp": dscp,
         "mptcp": mptcp,
+        "peer_timeout_s": peer_timeout_s,
         "tls_engine": tls_engine,
     }
     with options.error_events(enabled=as_json):

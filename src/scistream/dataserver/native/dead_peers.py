@@ -9,10 +9,11 @@ to time: one is dead if acknowledgements have been due for so long, and none cam
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from scistream.dataserver.native.tcp_info import tcp_info
+from scistream.dataserver.native.tcp_info import TcpInfo, tcp_info
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Loop
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 LOOKS = 8
 """Per time-out."""
 UNANSWERED = 2
-"""Retransmissions or probes: one may have been sent a moment ago, after a long silence."""
+"""Probes or retransmissions; one may have been sent a moment ago, after a long silence."""
 
 
 class DeadPeers:
@@ -58,11 +59,21 @@ class DeadPeers:
             for flow in (relay.to_target, relay.from_target):
                 if not relay.closed and not flow.cut:
                     info = tcp_info(flow.source)
-                    if info.unanswered >= UNANSWERED and info.silent_s > self._timeout_s:
+                    if info.silent_s > self._timeout_s and _unanswered(info):
                         logger.info(
                             "session %s: channel %d: a peer has not answered for %.0f s: cut",
                             relay.channel.session.uid,
                             relay.channel.index,
                             info.silent_s,
                         )
+                        # after what came before, its end is read, which is that of a cut stream
+                        flow.source.shutdown(socket.SHUT_RD)
                         relay.cut(flow)
+
+
+def _unanswered(info: TcpInfo) -> bool:
+    """Return whether answers are overdue."""
+    if info.probes >= UNANSWERED:
+        return True
+    # who cannot take more answers each retransmission, which however come less and less often
+    return info.retransmissions >= UNANSWERED and info.silent_s > 1.5 * info.retransmission_timeout_s

@@ -92,7 +92,7 @@ class Dial:
             self._refused(code)
             self.abort()
         self._waiting = next(self._retries, None)
-        if self._waiting is None or not self._wanted():
+        if self._waiting is None:
             self._failed(self._reason)
         else:
             self._waiting.add(self)
@@ -100,8 +100,11 @@ class Dial:
     def again(self) -> None:
         """Try all addresses once more."""
         self._waiting = None
-        self._untried = list(self._addresses)
-        self.begin()
+        if self._wanted():
+            self._untried = list(self._addresses)
+            self.begin()
+        else:
+            self._failed(f"{self._reason}; the client has left")
 
     def _refused(self, code: int | None) -> None:
         self._because(os.strerror(code or 0))
@@ -291,7 +294,7 @@ class Establishment:
             return
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
-        self._channel.session.established(self._accepted, target)
+        self._channel.session.established(self._channel, self._accepted, target)
         if self._engine is None:
             relay_plain(self._loop, self._channel, self._accepted, target)
         else:

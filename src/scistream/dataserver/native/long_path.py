@@ -6,14 +6,13 @@ One TCP connection carries at most a buffer per round trip, and the kernel's aut
 that was set is not tuned any more, and BBR paces. So the measured round trip decides, as soon as a
 connection is established.
 
-The window scale is fixed before that, by the receive buffer at the SYN. So a wide-area socket begins with the
-largest one (accepted connections inherit their listener's), and the autotuning is given back where the path
-is short.
+The window scale is fixed before that: by what autotuning may reach, by ``net.core.rmem_max``, or by a receive
+buffer that is set before the SYN (accepted connections inherit their listener's). Where the first two are
+small the third is set. It is never made smaller afterwards: its window has been promised.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ ASSUMED_MBPS = 10_000.0
 ROUND_TRIPS_BUFFERED = 2
 """A buffer of rate times this many round trips; BBR keeps up to two of them on the way."""
 LARGEST_BUFFER_BYTES = 128 << 20
+WINDOW_BYTES = 64 << 20
+"""A receive buffer set before the SYN; the window scale allows as much (13 Gb/s over 40 ms)."""
 AUTOMATIC_CONGESTION = "bbr"
 
 _BYTES_PER_S = 125_000
@@ -70,6 +71,8 @@ class LongPath:
         What is possible.
     forced : bool
         Whether ``net.core.*mem_max`` do not concern this process.
+    largest_window_bytes : int
+        That the window scale allows if no receive buffer is set before the SYN.
     congestion : str or None
         TCP congestion control where the round trip is long; None leaves that of all legs.
     buffer_bytes : int or None
@@ -81,19 +84,38 @@ class LongPath:
     send: Buffer
     receive: Buffer
     forced: bool
+    largest_window_bytes: int
     congestion: str | None
     buffer_bytes: int | None
     dscp: int | None
 
-    def prepare(self, sock: socket.socket) -> None:
-        """Set what has to be there before `sock` connects or listens."""
+    def prepare(self, sock: socket.socket, connections: int) -> None:
+        """Set what has to be there before `sock` connects or listens.
+
+        Parameters
+        ----------
+        connections : int
+            Of the session; with many, each needs a part of the path only.
+        """
         if self.dscp is not None:
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self.dscp << _DSCP_SHIFT)
             # an IPv6 socket may carry IPv4
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self.dscp << _DSCP_SHIFT)
-        if self._enlarges_windows():
-            self._set_receive_buffer(sock, LARGEST_BUFFER_BYTES)
+        if self._windows_are_small():
+            size = WINDOW_BYTES // max(1, connections)
+            if self.receive.gains_from(size):
+                self._set_receive_buffer(sock, size)
+            elif sock.getsockopt(
+                socket.SOL_SOCKET, _SO_BUF_LOCK
+            ):  # a listener that has had fewer connections
+                self._set_receive_buffer(sock, self.receive.first_bytes // 2)
+                sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
+
+    def prepare_listener_again(self, listener: socket.socket, connections: int) -> None:
+        """Let a listener's next connection have its part."""
+        if self._windows_are_small():
+            self.prepare(listener, connections)
 
     def adapt(self, sock: socket.socket, rate_mbps: float, connections: int) -> None:
         """Set what the measured round trip of an established connection asks for.
@@ -106,23 +128,21 @@ class LongPath:
             How many of the session share it, this one included.
         """
         round_trip_s = tcp_info(sock).round_trip_s
-        wanted = 0
-        if round_trip_s > LONG_ROUND_TRIP_S:
-            if self.congestion:
-                set_congestion_control(sock, self.congestion)
-            wanted = self._wanted_bytes(round_trip_s, rate_mbps, connections)
-            if self.send.gains_from(wanted):
-                option = _SO_SNDBUFFORCE if self.forced else socket.SO_SNDBUF
-                sock.setsockopt(socket.SOL_SOCKET, option, wanted)
-        if not self._enlarges_windows():
+        if round_trip_s <= LONG_ROUND_TRIP_S:
             return
-        if self.receive.gains_from(wanted):
+        if self.congestion:
+            set_congestion_control(sock, self.congestion)
+        wanted = self._wanted_bytes(round_trip_s, rate_mbps, connections)
+        if self.send.gains_from(wanted):
+            option = _SO_SNDBUFFORCE if self.forced else socket.SO_SNDBUF
+            sock.setsockopt(socket.SOL_SOCKET, option, wanted)
+        if self.receive.gains_from(wanted) and 2 * wanted > sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF
+        ):
             self._set_receive_buffer(sock, wanted)
-        else:
-            self._give_autotuning_back(sock)
 
-    def _enlarges_windows(self) -> bool:
-        return self.buffer_bytes != 0 and self.receive.gains_from(LARGEST_BUFFER_BYTES)
+    def _windows_are_small(self) -> bool:
+        return self.buffer_bytes != 0 and self.largest_window_bytes < WINDOW_BYTES
 
     def _wanted_bytes(self, round_trip_s: float, rate_mbps: float, connections: int) -> int:
         if self.buffer_bytes is not None:
@@ -132,13 +152,6 @@ class LongPath:
 
     def _set_receive_buffer(self, sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE if self.forced else socket.SO_RCVBUF, size)
-
-    def _give_autotuning_back(self, sock: socket.socket) -> None:
-        # kernels before 5.14, and MPTCP, cannot: there a large buffer does less harm than a small fixed one
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive.first_bytes // 2)
-            sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
 
 
 def permitted_long_path(congestion: str | None, buffer_bytes: int | None, dscp: int | None) -> LongPath:
@@ -169,6 +182,7 @@ def permitted_long_path(congestion: str | None, buffer_bytes: int | None, dscp: 
         send=send,
         receive=receive,
         forced=forced,
+        largest_window_bytes=max(receive.tuned_bytes, _sysctl("core/rmem_max")[-1]),
         congestion=_permitted_congestion(congestion),
         buffer_bytes=buffer_bytes,
         dscp=dscp,
@@ -205,5 +219,9 @@ def _may_force(sock: socket.socket) -> bool:
 def _buffer(sock: socket.socket, sysctl: str, getting: int, setting: int) -> Buffer:
     sock.setsockopt(socket.SOL_SOCKET, setting, LARGEST_BUFFER_BYTES)
     settable = sock.getsockopt(socket.SOL_SOCKET, getting) // 2
-    _, first, most = map(int, Path(f"/proc/sys/net/ipv4/{sysctl}").read_text().split())
+    _, first, most = _sysctl(f"ipv4/{sysctl}")
     return Buffer(settable, first, most)
+
+
+def _sysctl(name: str) -> tuple[int, ...]:
+    return tuple(map(int, Path(f"/proc/sys/net/{name}").read_text().split()))

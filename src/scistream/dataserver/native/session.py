@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
 from scistream.dataserver.native.pacing import Pacer
-from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, stream_socket, tune
+from scistream.dataserver.native.sockets import (
+    EXHAUSTED,
+    LISTEN_BACKLOG,
+    address_of,
+    is_tuned,
+    stream_socket,
+    tune,
+)
 from scistream.dataserver.native.tls import TlsContext, make_context
 
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ class Channel:
         self.addresses: tuple[Address, ...] = ()
         self.open_relays: set[Relay] = set()
         self.establishing: set[Establishment] = set()
-        self._listener = listener
+        self.listener = listener
         self._accepting = False
         self._total = 0
         self._failed = 0
@@ -51,14 +58,14 @@ class Channel:
         if not self._accepting:
             self._accepting = True
             self.session.worker.loop.watch(
-                self._listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE, self._accept, self
+                self.listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE, self._accept, self
             )
 
     def pause(self) -> None:
         """Leave new connections in the kernel's queue."""
         if self._accepting:
             self._accepting = False
-            self.session.worker.loop.forget(self._listener.fileno())
+            self.session.worker.loop.forget(self.listener.fileno())
 
     def _accept(self, _events: int) -> None:
         worker = self.session.worker
@@ -67,7 +74,7 @@ class Channel:
             return
         try:
             # one at a time: epoll says again if there are more, and everybody else has a turn first
-            accepted, _ = self._listener.accept()
+            accepted, _ = self.listener.accept()
         except BlockingIOError:
             return  # another worker was quicker
         except OSError as error:
@@ -82,6 +89,8 @@ class Channel:
     def adopt(self, accepted: socket.socket) -> None:
         """Take care of an accepted connection."""
         worker = self.session.worker
+        if not is_tuned(accepted):  # it came before the listener was tuned
+            self.session.prepare(accepted, TlsLeg.LISTENER)
         worker.connection_begins(self.session)
         establishment = Establishment(worker.loop, self, accepted)
         self.establishing.add(establishment)
@@ -128,7 +137,7 @@ class Channel:
     def close(self) -> None:
         """Reset every connection and give the listener up."""
         self.pause()
-        self._listener.close()
+        self.listener.close()
         self.abort()
 
 
@@ -165,7 +174,7 @@ class Session:
             self.close()
             raise
         for listener in listeners:
-            self._prepare(listener, TlsLeg.LISTENER)
+            self.prepare(listener, TlsLeg.LISTENER)
             listener.setblocking(False)
             listener.listen(LISTEN_BACKLOG)
 
@@ -179,11 +188,12 @@ class Session:
         """The leg that crosses the wide-area network."""
         return self.tls_leg or self._told_wan_leg
 
-    def _prepare(self, sock: socket.socket, leg: TlsLeg) -> None:
+    def prepare(self, sock: socket.socket, leg: TlsLeg) -> None:
+        """Set what a leg needs from the beginning; on a listener, for all that it accepts."""
         options = self.worker.options
         tune(sock, options.congestion_lan, options.peer_timeout_s)
         if leg is self.wan_leg:
-            self.worker.long_path.prepare(sock)
+            self.worker.long_path.prepare(sock, self.worker.open_connections(self))
 
     def target_socket(self, family: int) -> socket.socket:
         """Return a socket to connect to a target with.
@@ -196,14 +206,19 @@ class Session:
         # MPTCP cannot be paced by the kernel
         multipath = self.worker.options.mptcp and self.wan_leg is TlsLeg.TARGET and self.pacer is None
         sock = stream_socket(family, multipath=multipath)
-        self._prepare(sock, TlsLeg.TARGET)
+        self.prepare(sock, TlsLeg.TARGET)
         return sock
 
-    def established(self, accepted: socket.socket, target: socket.socket) -> None:
+    def established(self, channel: Channel, accepted: socket.socket, target: socket.socket) -> None:
         """Fit the wide-area leg of a new connection to its path."""
-        if self.wan_leg is not None:
-            wan = accepted if self.wan_leg is TlsLeg.LISTENER else target
-            self.worker.long_path.adapt(wan, self._rate_mbps, self.worker.open_connections(self))
+        if self.wan_leg is None:
+            return
+        long_path, connections = self.worker.long_path, self.worker.open_connections(self)
+        if self.wan_leg is TlsLeg.LISTENER:
+            long_path.adapt(accepted, self._rate_mbps, connections)
+            long_path.prepare_listener_again(channel.listener, connections + 1)
+        else:
+            long_path.adapt(target, self._rate_mbps, connections)
 
     def tell_refusal(self, channel: Channel, reason: str) -> None:
         """Log that a connection failed, if that was not said a moment ago."""

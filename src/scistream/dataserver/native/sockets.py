@@ -55,6 +55,11 @@ def tune(sock: socket.socket, congestion: str | None, peer_timeout_s: float) -> 
         set_congestion_control(sock, congestion)
 
 
+def is_tuned(sock: socket.socket) -> bool:
+    """Return whether `tune` was called on `sock`, or on its listener before it came."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+
+
 def stream_socket(family: int, *, multipath: bool = False) -> socket.socket:
     """Return a non-blocking TCP socket; an MPTCP one speaks plain TCP with peers that do not know it.
 

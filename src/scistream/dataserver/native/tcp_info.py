@@ -6,11 +6,11 @@ import socket
 import struct
 from dataclasses import dataclass
 
-# state, ca_state, retransmits, probes; from byte 56 on: last_ack_recv, pmtu, rcv_ssthresh, rtt
-_FIELDS = struct.Struct("=xxBB52xIxxxxxxxxI")
+# state, ca_state, retransmits, probes; from byte 8 on rto; from 56 on last_ack_recv, pmtu, rcv_ssthresh, rtt
+_FIELDS = struct.Struct("=2xBB4xI44xI8xI")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpInfo:
     """One connection at one moment.
 
@@ -18,14 +18,21 @@ class TcpInfo:
     ----------
     round_trip_s : float
         Smoothed; 0 if nothing was measured yet.
-    unanswered : int
-        Retransmissions after time-outs, or probes of a closed window, since the peer answered last.
+    probes : int
+        Of a closed window or an idle peer, since the peer answered last.
+    retransmissions : int
+        After time-outs, since the peer took something new. It may have answered all of them, if it cannot
+        take more.
+    retransmission_timeout_s : float
+        When the next one follows; it doubles each time.
     silent_s : float
-        Since the last acknowledgement came.
+        Since the last acknowledgement of anything came.
     """
 
     round_trip_s: float
-    unanswered: int
+    probes: int
+    retransmissions: int
+    retransmission_timeout_s: float
     silent_s: float
 
 
@@ -37,7 +44,13 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
     OSError
         `sock` is closed, or no TCP socket.
     """
-    retransmits, probes, silent_ms, round_trip_us = _FIELDS.unpack(
+    retransmissions, probes, timeout_us, silent_ms, round_trip_us = _FIELDS.unpack(
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _FIELDS.size)
     )
-    return TcpInfo(round_trip_us / 1e6, max(retransmits, probes), silent_ms / 1e3)
+    return TcpInfo(
+        round_trip_s=round_trip_us / 1e6,
+        probes=probes,
+        retransmissions=retransmissions,
+        retransmission_timeout_s=timeout_us / 1e6,
+        silent_s=silent_ms / 1e3,
+    )
