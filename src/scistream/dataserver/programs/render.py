@@ -1,0 +1,142 @@
+"""Configuration files from Jinja2 templates, and the folders they are written to.
+
+Every value that a template inserts passes the program's own escaping (Jinja2's ``finalize``): none can be
+forgotten, and none can end its word, its line or its string. Folders are closed to other users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from scistream.errors import DataServerError
+
+
+class Template:
+    """One template file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    escape : callable
+        Returns a text as one word of the program's configuration language.
+    """
+
+    def __init__(self, path: Path, escape: Callable[[str], str]) -> None:
+        environment = jinja2.Environment(
+            autoescape=False,  # noqa: S701 - it would escape for HTML; `finalize` escapes for the program
+            undefined=jinja2.StrictUndefined,
+            finalize=lambda value: escape(str(value)),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._template = environment.from_string(path.read_text(encoding="utf-8"))
+
+    def render(self, **values: Any) -> bytes:
+        """Return the configuration."""
+        return self._template.render(**values).encode()
+
+
+def refuse_control_characters(text: str) -> str:
+    """Return `text`, which has only printable characters.
+
+    Raises
+    ------
+    DataServerError
+        It has others, which no configuration file can hold.
+    """
+    if not text.isprintable():
+        raise DataServerError(f"{text!r} holds characters that cannot stand in a configuration")
+    return text
+
+
+class SessionFolder:
+    """Where a session's program runs: one folder per configuration, 1, 2, ..., of which only one stays.
+
+    ``current`` leads to that one.
+
+    Raises
+    ------
+    DataServerError
+        It cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = 0
+        try:
+            if path.exists():
+                shutil.rmtree(path)  # what a killed worker has left
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    def new(self) -> str:
+        """Return a name for one more configuration, relative to `path`."""
+        self._number += 1
+        return str(self._number)
+
+    def write(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Write a configuration's files, mode 0600.
+
+        Raises
+        ------
+        DataServerError
+            The disk is full, or forbids it.
+        """
+        folder = self.path / name
+        try:
+            folder.mkdir(mode=0o700)
+            for file_name, content in files.items():
+                with open(folder / file_name, "xb", opener=_open_private) as file:
+                    file.write(content)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Let ``current`` lead to that configuration; if what is done then fails, to the one before."""
+        current = self.path / "current"
+        before = current.readlink() if current.is_symlink() else None
+        self._link(current, name)
+        try:
+            yield
+        except BaseException:
+            if before is not None:
+                self._link(current, str(before))
+            raise
+
+    def _link(self, current: Path, name: str) -> None:
+        link = self.path / "next"
+        link.symlink_to(name)
+        link.replace(current)
+
+    def keep_only(self, name: str) -> None:
+        """Remove all configurations but this one: programs have read them."""
+        for folder in self.path.iterdir():
+            if folder.name.isdecimal() and folder.name != name:
+                self.remove(folder.name)
+
+    def remove(self, name: str) -> None:
+        """Remove a configuration."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _not_written(path: Path, error: OSError) -> DataServerError:
+    return DataServerError(f"{error.filename or path} cannot be written: {error.strerror}")
