@@ -1,9 +1,10 @@
 """Ends connections whose peer does not answer any more: its host is gone, or the way to it.
 
-Keepalive (`sockets.tune`) sees to those on which nothing is on the way. Where something is, the kernel goes
-on for a quarter of an hour and more. TCP_USER_TIMEOUT is no help: it also ends connections whose receiver is
-alive and only stalls, and a stalled receiver may stall for hours. So each connection is looked at from time
-to time: one is dead if acknowledgements have been due for so long, and none came.
+Keepalive sees to those on which nothing is on the way. Where something is, the kernel goes on for a quarter
+of an hour and more. TCP_USER_TIMEOUT is no help: it also ends connections whose receiver is alive and only
+stalls, and a stalled receiver may stall for hours. So each connection is looked at from time to time: one is
+dead if acknowledgements have been due for so long, and none came. Keepalive begins at the first look, as most
+connections that are short need none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from scistream.dataserver.native.sockets import is_kept_alive, keep_alive
 from scistream.dataserver.native.tcp_info import TcpInfo, tcp_info
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class DeadPeers:
             self.begin()
             for flow in (relay.to_target, relay.from_target):
                 if not relay.closed and not flow.cut:
+                    if not is_kept_alive(flow.source):
+                        keep_alive(flow.source, self._timeout_s)
                     info = tcp_info(flow.source)
                     if info.silent_s > self._timeout_s and _unanswered(info):
                         logger.info(

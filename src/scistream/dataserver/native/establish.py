@@ -79,11 +79,14 @@ class Dial:
                 self._refused(error.errno)
                 continue
             code = self._socket.connect_ex(self._address)
-            if code == 0:  # on this very host
+            if code == errno.EINPROGRESS:
+                # on this very host it is complete by now; asking costs less than waiting
+                code = self._socket.connect_ex(self._address)
+            if code == 0:
                 connected, self._socket = self._socket, None
                 self._connected(connected)
                 return
-            if code == errno.EINPROGRESS:
+            if code == errno.EALREADY:
                 self._loop.establishing.add(self)
                 self._loop.watch(
                     self._socket.fileno(), select.EPOLLOUT | select.EPOLLET, self._on_events, self
@@ -115,19 +118,16 @@ class Dial:
     def _on_events(self, _events: int) -> None:
         if self._socket is None:
             return
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._refused(error)
+        code = self._socket.connect_ex(self._address)  # says what became of it
+        if code == errno.EALREADY:
+            return  # an event of the descriptor's former life
+        if code:
+            self._refused(code)
             self.abort()
             self.begin()
             return
-        try:
-            self._socket.getpeername()
-        except OSError:
-            return  # an event of the descriptor's former life: still connecting
         connected, self._socket = self._socket, None
         self._loop.establishing.discard(self)
-        self._loop.forget(connected.fileno())
         self._connected(connected)
 
     def too_late(self) -> None:
@@ -176,6 +176,8 @@ class Handshake:
         self._advance(b"")
 
     def _on_events(self, events: int) -> None:
+        if self._ended:
+            return  # what comes now is reported again to whoever watches next
         if self._unsent and not self._send():
             return
         if events & READABLE:
@@ -226,7 +228,6 @@ class Handshake:
     def _leave(self) -> None:
         self._ended = True
         self._loop.establishing.discard(self)
-        self._loop.forget(self._socket.fileno())
 
     def _fail(self, reason: str) -> None:
         if not self._ended:
@@ -314,7 +315,8 @@ class Establishment:
         self._ended = True
         if self._step is not None:
             self._step.abort()
-        reset(self._accepted)
-        if self._target is not None:
-            reset(self._target)
+        for sock in (self._accepted, self._target):
+            if sock is not None:
+                self._loop.forget(sock.fileno())
+                reset(sock)
         self._channel.establishment_ended(self, failed=True)

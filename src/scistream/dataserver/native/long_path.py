@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scistream.dataserver.native.sockets import set_congestion_control, why_no_congestion_control
-from scistream.dataserver.native.tcp_info import tcp_info
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,10 @@ ASSUMED_MBPS = 10_000.0
 ROUND_TRIPS_BUFFERED = 2
 """A buffer of rate times this many round trips; BBR keeps up to two of them on the way."""
 LARGEST_BUFFER_BYTES = 128 << 20
-WINDOW_BYTES = 64 << 20
-"""A receive buffer set before the SYN; the window scale allows as much (13 Gb/s over 40 ms)."""
+WINDOW_SCALE = 10
+"""Windows of 64 MiB, which is 13 Gb/s over 40 ms."""
+WINDOW_BUFFER_BYTES = 64 << 20
+"""A receive buffer that is set before the SYN for that."""
 AUTOMATIC_CONGESTION = "bbr"
 
 _BYTES_PER_S = 125_000
@@ -71,8 +72,8 @@ class LongPath:
         What is possible.
     forced : bool
         Whether ``net.core.*mem_max`` do not concern this process.
-    largest_window_bytes : int
-        That the window scale allows if no receive buffer is set before the SYN.
+    window_scale : int
+        That of a connection whose receive buffer is not set before the SYN.
     congestion : str or None
         TCP congestion control where the round trip is long; None leaves that of all legs.
     buffer_bytes : int or None
@@ -84,13 +85,18 @@ class LongPath:
     send: Buffer
     receive: Buffer
     forced: bool
-    largest_window_bytes: int
+    window_scale: int
     congestion: str | None
     buffer_bytes: int | None
     dscp: int | None
 
+    @property
+    def windows_are_small(self) -> bool:
+        """Whether something is to be done before connections are established."""
+        return self.buffer_bytes != 0 and self.window_scale < WINDOW_SCALE
+
     def prepare(self, sock: socket.socket, connections: int) -> None:
-        """Set what has to be there before `sock` connects or listens.
+        """Set what has to be there before `sock` connects or listens, or accepts the next connection.
 
         Parameters
         ----------
@@ -102,8 +108,8 @@ class LongPath:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self.dscp << _DSCP_SHIFT)
             # an IPv6 socket may carry IPv4
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self.dscp << _DSCP_SHIFT)
-        if self._windows_are_small():
-            size = WINDOW_BYTES // max(1, connections)
+        if self.windows_are_small:
+            size = WINDOW_BUFFER_BYTES // max(1, connections)
             if self.receive.gains_from(size):
                 self._set_receive_buffer(sock, size)
             elif sock.getsockopt(
@@ -112,24 +118,18 @@ class LongPath:
                 self._set_receive_buffer(sock, self.receive.first_bytes // 2)
                 sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
 
-    def prepare_listener_again(self, listener: socket.socket, connections: int) -> None:
-        """Let a listener's next connection have its part."""
-        if self._windows_are_small():
-            self.prepare(listener, connections)
-
-    def adapt(self, sock: socket.socket, rate_mbps: float, connections: int) -> None:
-        """Set what the measured round trip of an established connection asks for.
+    def adapt(self, sock: socket.socket, round_trip_s: float, rate_mbps: float, connections: int) -> None:
+        """Set what an established connection with a long round trip needs.
 
         Parameters
         ----------
+        round_trip_s : float
+            Measured, and more than `LONG_ROUND_TRIP_S`.
         rate_mbps : float
             The session's in each direction; 0: unknown.
         connections : int
             How many of the session share it, this one included.
         """
-        round_trip_s = tcp_info(sock).round_trip_s
-        if round_trip_s <= LONG_ROUND_TRIP_S:
-            return
         if self.congestion:
             set_congestion_control(sock, self.congestion)
         wanted = self._wanted_bytes(round_trip_s, rate_mbps, connections)
@@ -141,9 +141,6 @@ class LongPath:
         ):
             self._set_receive_buffer(sock, wanted)
 
-    def _windows_are_small(self) -> bool:
-        return self.buffer_bytes != 0 and self.largest_window_bytes < WINDOW_BYTES
-
     def _wanted_bytes(self, round_trip_s: float, rate_mbps: float, connections: int) -> int:
         if self.buffer_bytes is not None:
             return self.buffer_bytes
@@ -152,6 +149,11 @@ class LongPath:
 
     def _set_receive_buffer(self, sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE if self.forced else socket.SO_RCVBUF, size)
+
+
+def scale_of(window_bytes: int) -> int:
+    """Return the window scale that the kernel announces if a window may become so large."""
+    return max(0, window_bytes.bit_length() - 16)
 
 
 def permitted_long_path(congestion: str | None, buffer_bytes: int | None, dscp: int | None) -> LongPath:
@@ -182,7 +184,7 @@ def permitted_long_path(congestion: str | None, buffer_bytes: int | None, dscp: 
         send=send,
         receive=receive,
         forced=forced,
-        largest_window_bytes=max(receive.tuned_bytes, _sysctl("core/rmem_max")[-1]),
+        window_scale=scale_of(max(receive.tuned_bytes, *_sysctl("core/rmem_max"))),
         congestion=_permitted_congestion(congestion),
         buffer_bytes=buffer_bytes,
         dscp=dscp,

@@ -47,31 +47,45 @@ class Owner(Protocol):
         """End at once."""
 
 
+class Agenda:
+    """The deadlines of one loop that hold something, and when to look at them."""
+
+    def __init__(self) -> None:
+        self.running: set[Deadlines[Any]] = set()
+        self.soonest = math.inf
+        """Nothing is late before; by discarding it may have become too early."""
+
+    def act(self, now: float) -> None:
+        """Call the actions of all that is late at `now`."""
+        for deadlines in tuple(self.running):
+            deadlines.act(now)
+        self.soonest = min((deadlines.next_due() for deadlines in self.running), default=math.inf)
+
+
 class Deadlines(Generic[T]):
     """Things that all have the same time from when they are added; `action` is called for each that is late.
 
-    The oldest is always first, so that adding, discarding and looking cost the same for any number. Those
-    that hold something are in the set `running`, so that a loop without time limits has nothing to look at.
+    The oldest is always first, so that adding, discarding and looking cost the same for any number.
     """
 
-    def __init__(
-        self, limit_s: float, action: Callable[[T], None], running: set[Deadlines[Any]] | None = None
-    ) -> None:
+    def __init__(self, limit_s: float, action: Callable[[T], None], agenda: Agenda | None = None) -> None:
         self._limit_s = limit_s
         self._action = action
         self._due: dict[T, float] = {}
-        self._running = running if running is not None else set()
+        self._agenda = agenda if agenda is not None else Agenda()
 
     def add(self, item: T) -> None:
         """Begin its time anew."""
         self._due.pop(item, None)
-        self._due[item] = time.monotonic() + self._limit_s
-        self._running.add(self)
+        due = self._due[item] = time.monotonic() + self._limit_s
+        agenda = self._agenda
+        agenda.running.add(self)
+        agenda.soonest = min(agenda.soonest, due)
 
     def discard(self, item: T) -> None:
         """Forget it."""
         if self._due.pop(item, None) is not None and not self._due:
-            self._running.discard(self)
+            self._agenda.running.discard(self)
 
     def next_due(self) -> float:
         """Return when the first is late, on the monotonic clock; infinity if there is none."""
@@ -103,7 +117,7 @@ class Loop:
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
         self.stopping = False
-        self._running: set[Deadlines[Any]] = set()
+        self._agenda = Agenda()
         self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
         self.dial_retries = [self.deadlines(wait_s, lambda dial: dial.again()) for wait_s in DIAL_RETRIES_S]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
@@ -113,11 +127,17 @@ class Loop:
 
     def deadlines(self, limit_s: float, action: Callable[[Any], None]) -> Deadlines[Any]:
         """Return a time limit that this loop looks after."""
-        return Deadlines(limit_s, action, self._running)
+        return Deadlines(limit_s, action, self._agenda)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None], owner: Owner) -> None:
-        """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`."""
-        self._epoll.register(descriptor, events)
+        """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`.
+
+        If it was watched already this takes its place. In both cases what is there already is told.
+        """
+        if descriptor in self._handlers:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
         self._handlers[descriptor] = handler
         self._owners[descriptor] = owner
 
@@ -126,9 +146,14 @@ class Loop:
         self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
-        """Stop watching; closing is not enough where another process has the same socket."""
+        """Stop watching, before its only descriptor is closed: the kernel does the rest then."""
         if self._handlers.pop(descriptor, None) is not None:
             del self._owners[descriptor]
+
+    def forget_shared(self, descriptor: int) -> None:
+        """Stop watching what stays open, here or in another process."""
+        if descriptor in self._handlers:
+            self.forget(descriptor)
             self._epoll.unregister(descriptor)
 
     def run_again(self, flow: Flow) -> None:
@@ -137,13 +162,13 @@ class Loop:
 
     def run(self) -> None:
         """Handle events until `stopping`."""
-        poll, handlers, turns, running = self._epoll.poll, self._handlers, self._turns, self._running
+        poll, handlers, turns, agenda = self._epoll.poll, self._handlers, self._turns, self._agenda
         while not self.stopping:
             timeout: float | None = None
             if turns:
                 timeout = 0
-            elif running:
-                timeout = max(0.0, min(limit.next_due() for limit in running) - time.monotonic())
+            elif agenda.running:
+                timeout = max(0.0, agenda.soonest - time.monotonic())
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -162,10 +187,8 @@ class Loop:
                 except Exception:
                     logger.exception("a connection is ended because its handler failed")
                     flow.relay.abort()
-            if running:
-                now = time.monotonic()
-                for limit in tuple(running):
-                    limit.act(now)
+            if agenda.running and (now := time.monotonic()) >= agenda.soonest:
+                agenda.act(now)
 
     def close(self) -> None:
         """Free the loop's own descriptors."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
+from scistream.dataserver.native.long_path import LONG_ROUND_TRIP_S
 from scistream.dataserver.native.pacing import Pacer
 from scistream.dataserver.native.sockets import (
     EXHAUSTED,
@@ -20,6 +21,7 @@ from scistream.dataserver.native.sockets import (
     stream_socket,
     tune,
 )
+from scistream.dataserver.native.tcp_info import tcp_info
 from scistream.dataserver.native.tls import TlsContext, make_context
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Channel:
         """Leave new connections in the kernel's queue."""
         if self._accepting:
             self._accepting = False
-            self.session.worker.loop.forget(self.listener.fileno())
+            self.session.worker.loop.forget_shared(self.listener.fileno())
 
     def _accept(self, _events: int) -> None:
         worker = self.session.worker
@@ -190,8 +192,7 @@ class Session:
 
     def prepare(self, sock: socket.socket, leg: TlsLeg) -> None:
         """Set what a leg needs from the beginning; on a listener, for all that it accepts."""
-        options = self.worker.options
-        tune(sock, options.congestion_lan, options.peer_timeout_s)
+        tune(sock, self.worker.options.congestion_lan)
         if leg is self.wan_leg:
             self.worker.long_path.prepare(sock, self.worker.open_connections(self))
 
@@ -213,12 +214,13 @@ class Session:
         """Fit the wide-area leg of a new connection to its path."""
         if self.wan_leg is None:
             return
-        long_path, connections = self.worker.long_path, self.worker.open_connections(self)
-        if self.wan_leg is TlsLeg.LISTENER:
-            long_path.adapt(accepted, self._rate_mbps, connections)
-            long_path.prepare_listener_again(channel.listener, connections + 1)
-        else:
-            long_path.adapt(target, self._rate_mbps, connections)
+        long_path = self.worker.long_path
+        wan = accepted if self.wan_leg is TlsLeg.LISTENER else target
+        round_trip_s = tcp_info(wan).round_trip_s
+        if round_trip_s > LONG_ROUND_TRIP_S:
+            long_path.adapt(wan, round_trip_s, self._rate_mbps, self.worker.open_connections(self))
+        if wan is accepted and long_path.windows_are_small:
+            long_path.prepare(channel.listener, self.worker.open_connections(self) + 1)
 
     def tell_refusal(self, channel: Channel, reason: str) -> None:
         """Log that a connection failed, if that was not said a moment ago."""

@@ -31,33 +31,39 @@ _INT_BYTES = struct.calcsize("i")
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def tune(sock: socket.socket, congestion: str | None, peer_timeout_s: float) -> None:
+def tune(sock: socket.socket, congestion: str | None) -> None:
     """Set what both legs need; on a listening socket, for all that it accepts.
-
-    Keepalive ends an idle connection whose peer has not answered for about `peer_timeout_s`: half of that
-    passes before the first probe. `dead_peers` is about the others.
 
     Until `close_in_order` a connection ends with a reset, also when its process is killed: a stream that was
     lost must not look complete.
 
     Buffer sizes are left to the kernel: setting them stops its autotuning (`long_path` knows when that is
-    right). Where this user may not set the
-    congestion control it stays the kernel's default; `why_no_congestion_control` is asked once at start.
+    right). Where this user may not set the congestion control it stays the kernel's default;
+    `why_no_congestion_control` is asked once at start.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(peer_timeout_s / 2)))
-    interval_s = max(1, round(peer_timeout_s / 2 / KEEPALIVE_PROBES))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     if congestion:
         set_congestion_control(sock, congestion)
 
 
+def keep_alive(sock: socket.socket, peer_timeout_s: float) -> None:
+    """Let the kernel probe an idle peer, the first time after half of `peer_timeout_s`."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(peer_timeout_s / 2)))
+    interval_s = max(1, round(peer_timeout_s / 2 / KEEPALIVE_PROBES))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def is_kept_alive(sock: socket.socket) -> bool:
+    """Return whether `keep_alive` was called on `sock`, or on its listener before it came."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+
+
 def is_tuned(sock: socket.socket) -> bool:
     """Return whether `tune` was called on `sock`, or on its listener before it came."""
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def stream_socket(family: int, *, multipath: bool = False) -> socket.socket:
@@ -95,15 +101,13 @@ def pace(sock: socket.socket, bytes_per_s: int) -> None:
 
 def close_in_order(sock: socket.socket) -> None:
     """Close a connection whose stream is complete: the kernel delivers what is still on the way."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
     sock.close()
 
 
 def reset(sock: socket.socket) -> None:
     """Close a connection so that its peer gets a reset: what was sent must not look complete."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.close()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # state, ca_state, retransmits, probes; from byte 8 on rto; from 56 on last_ack_recv, pmtu, rcv_ssthresh, rtt
 _FIELDS = struct.Struct("=2xBB4xI44xI8xI")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpInfo:
+class TcpInfo(NamedTuple):
     """One connection at one moment.
 
     Parameters

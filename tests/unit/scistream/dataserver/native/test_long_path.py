@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from scistream.dataserver.native import long_path
-from scistream.dataserver.native.long_path import Buffer, LongPath, permitted_long_path
+from scistream.dataserver.native.long_path import Buffer, LongPath, permitted_long_path, scale_of
 from scistream.dataserver.native.tcp_info import tcp_info
 from support.relays import accept, connect, listening
 
@@ -28,7 +28,7 @@ def _path(
         send=send,
         receive=receive,
         forced=False,
-        largest_window_bytes=receive.tuned_bytes,
+        window_scale=scale_of(receive.tuned_bytes),
         congestion="reno",
         buffer_bytes=buffer_bytes,
         dscp=dscp,
@@ -83,55 +83,49 @@ def test_a_buffer_is_set_only_if_the_kernel_would_not_reach_it(
     assert buffer.gains_from(size) is gains
 
 
+@pytest.mark.parametrize(("window_bytes", "scale"), [(32 << 20, 10), (6 << 20, 7), (65_535, 0)])
+def test_the_window_scale_is_the_kernels(window_bytes: int, scale: int) -> None:
+    assert scale_of(window_bytes) == scale
+
+
 def test_windows_that_would_be_small_are_made_possible_before_the_connection_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(long_path, "WINDOW_BYTES", 2 * MODEST.settable_bytes)
+    monkeypatch.setattr(long_path, "WINDOW_BUFFER_BYTES", 2 * MODEST.settable_bytes)
     path = _path(MODEST, MODEST)
     with listening() as listener:
         path.prepare(listener, 1)
         with connect(listener), accept(listener) as accepted:
-            prepared = _buffers(accepted)
-            assert prepared[1] == 4 * MODEST.settable_bytes
-            path.adapt(accepted, 0, 1)  # short: what was promised stays
-            assert _buffers(accepted) == prepared
-            assert _congestion(accepted) != "reno"
-        path.prepare_listener_again(listener, 9)  # there are many: autotuning is enough for each
+            assert _buffers(accepted)[1] == 4 * MODEST.settable_bytes
+        path.prepare(listener, 9)  # there are many: autotuning is enough for each
         with connect(listener), accept(listener) as accepted:
             assert not accepted.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
             assert _buffers(accepted)[1] == MODEST.first_bytes
 
 
-def test_a_long_path_gets_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_path, "LONG_ROUND_TRIP_S", 0.0)  # so that loopback is long
+def test_a_long_path_gets_its_buffers() -> None:
     path = _path(MODEST, MODEST, buffer_bytes=100 * 1024)
     with listening() as listener, connect(listener), accept(listener) as accepted:
-        path.adapt(accepted, 0, 1)
+        path.adapt(accepted, 0.04, 0, 1)
         assert _buffers(accepted) == (200 * 1024, 200 * 1024)
         assert _congestion(accepted) == "reno"
 
 
-def test_a_receive_buffer_whose_window_was_promised_is_not_made_smaller(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(long_path, "LONG_ROUND_TRIP_S", 0.0)
+def test_a_receive_buffer_whose_window_was_promised_is_not_made_smaller() -> None:
     with listening() as listener, connect(listener), accept(listener) as accepted:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 150 * 1024)
         before = _buffers(accepted)
-        _path(MODEST, MODEST, buffer_bytes=100 * 1024).adapt(accepted, 0, 1)
+        _path(MODEST, MODEST, buffer_bytes=100 * 1024).adapt(accepted, 0.04, 0, 1)
         assert _buffers(accepted) == (200 * 1024, before[1])
 
 
 @pytest.mark.parametrize("path", [_path(HELPLESS, HELPLESS), _path(MODEST, MODEST, buffer_bytes=0)])
-def test_who_may_set_little_or_nothing_leaves_everything_to_the_kernel(
-    path: LongPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(long_path, "LONG_ROUND_TRIP_S", 0.0)
+def test_who_may_set_little_or_nothing_leaves_everything_to_the_kernel(path: LongPath) -> None:
     with listening() as listener:
         path.prepare(listener, 1)
         with connect(listener), accept(listener) as accepted:
             before = _buffers(accepted)
-            path.adapt(accepted, 0, 1)
+            path.adapt(accepted, 0.04, 0, 1)
             assert _buffers(accepted) == before
             assert not accepted.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
 

@@ -13,6 +13,9 @@ from scistream.dataserver.native import sockets
 from scistream.dataserver.native.sockets import (
     PipePool,
     close_in_order,
+    is_kept_alive,
+    is_tuned,
+    keep_alive,
     reset,
     tune,
     unacknowledged_bytes,
@@ -93,10 +96,12 @@ def test_unacknowledged_bytes_are_those_that_the_peers_kernel_has_not() -> None:
 
 def test_tuning_a_listener_tunes_what_it_accepts() -> None:
     with listening() as listener:
-        tune(listener, "reno", peer_timeout_s=120)
+        tune(listener, "reno")
+        keep_alive(listener, 120)
         with connect(listener), accept(listener) as server:
             assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert is_tuned(server)
+            assert is_kept_alive(server)
             options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
             idle_s, interval_s, probes = (server.getsockopt(socket.IPPROTO_TCP, name) for name in options)
             assert idle_s + interval_s * probes == 120
@@ -107,14 +112,14 @@ def test_tuning_a_listener_tunes_what_it_accepts() -> None:
 def test_an_unknown_congestion_control_leaves_the_kernels() -> None:
     with socket.socket() as sock:
         before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        tune(sock, "no-such-control", peer_timeout_s=120)
+        tune(sock, "no-such-control")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == before
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_tuned_connection_ends_well_only_when_it_is_closed_in_order(complete: bool) -> None:
     with listening() as listener:
-        tune(listener, None, peer_timeout_s=120)
+        tune(listener, None)
         near = connect(listener)
         accepted = accept(listener)
         accepted.sendall(b"all of it")
