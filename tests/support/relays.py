@@ -113,6 +113,20 @@ def nobody_came(application: socket.socket) -> bool:
     return False
 
 
+def nothing_is_said(application: socket.socket) -> bool:
+    """Whether whoever has come to the application, if anybody has, ends without a word."""
+    application.settimeout(0)
+    try:
+        sock, _ = application.accept()
+    except BlockingIOError:
+        return True
+    finally:
+        application.settimeout(TIMEOUT_S)
+    with sock:
+        sock.settimeout(TIMEOUT_S)
+        return receive_until_end(sock) == b""
+
+
 def receive_all(sock: socket.socket) -> bytes:
     """What comes until the end of the stream."""
     data = bytearray()

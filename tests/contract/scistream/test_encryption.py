@@ -24,6 +24,7 @@ from support.relays import (
     endpoint,
     listening,
     nobody_came,
+    nothing_is_said,
     random_bytes,
     receive,
     receive_all,
@@ -171,7 +172,7 @@ def test_the_dialling_gateway_refuses_a_false_listener(tls_path: Path) -> None:
         assert tls_path.turned_away(consumer.listeners[0], saying=b"secret")
         until(lambda: consumer.statistics()[0].connections_failed == 1, "refused")
         assert consumer.statistics()[0].bytes_to_target == 0
-        assert nobody_came(application)
+        assert nothing_is_said(application)
     finally:
         other.close()
 

@@ -83,11 +83,11 @@ class Haproxy(Program):
         if "USE_OPENSSL=1" not in said and "+OPENSSL" not in said:
             raise DataServerError(f"{self.binary} was built without OpenSSL: apt install {self.package}")
 
-    def files(self, plan: Plan, folder: str) -> dict[str, bytes]:
+    def configuration(self, plan: Plan, folder: str) -> bytes:
         """Return the configuration."""
         # each address once at least, and the only one twice; all together within the limit
         tries = max(2, *(len(channel.addresses) for channel in plan.channels))
-        text = self._template.render(
+        return self._template.render(
             plan=plan,
             connections=connection_limit(len(plan.channels)),
             threads=self.workers,
@@ -102,17 +102,16 @@ class Haproxy(Program):
             own=f"{folder}/{OWN}",
             peer=f"{folder}/{PEER}",
         )
-        return {"haproxy.cfg": text}
 
-    def check_command(self, path: Path, folder: str) -> list[str]:
+    def check_command(self, path: Path, file: str) -> list[str]:
         """Return HAProxy's own check."""
         del path
-        return [self.binary, "-c", "-f", f"{folder}/haproxy.cfg"]
+        return [self.binary, "-c", "-f", file]
 
-    def command(self, path: Path, folder: str) -> list[str]:
+    def command(self, path: Path, file: str) -> list[str]:
         """Return the command that runs it in the foreground."""
         del path
-        return [self.binary, "-db", "-f", f"{folder}/haproxy.cfg"]
+        return [self.binary, "-db", "-f", file]
 
     @staticmethod
     def worth_saying(line: str) -> str:

@@ -96,11 +96,10 @@ class Nginx(Program):
         elif "--with-stream" not in said.split():
             raise DataServerError(f"{self.binary} was built without --with-stream: apt install nginx")
 
-    def files(self, plan: Plan, folder: str) -> dict[str, bytes]:
+    def configuration(self, plan: Plan, folder: str) -> bytes:
         """Return the configuration."""
-        del folder
         tries = max(len(channel.addresses) for channel in plan.channels)
-        text = self._template.render(
+        return self._template.render(
             plan=plan,
             module=self._module,
             user="root" if os.geteuid() == 0 else "",
@@ -112,21 +111,19 @@ class Nginx(Program):
             handshake_s=CONNECT_LIMIT_S,
             no_limit_s=NO_LIMIT_S,
             ciphersuites=CIPHERSUITES,
-            own=OWN,
-            peer=PEER,
+            own=f"{folder}/{OWN}",
+            peer=f"{folder}/{PEER}",
             peer_name=peer_name(plan.tls) if plan.tls is not None else "",
         )
-        return {"nginx.conf": text}
 
-    def check_command(self, path: Path, folder: str) -> list[str]:
+    def check_command(self, path: Path, file: str) -> list[str]:
         """Return nginx's own check."""
         # a relative path would be put before a file's name once per server
-        return [self.binary, "-t", "-p", f"{path}", "-c", f"{folder}/nginx.conf"]
+        return [self.binary, "-t", "-p", f"{path}", "-c", file]
 
-    def command(self, path: Path, folder: str) -> list[str]:
+    def command(self, path: Path, file: str) -> list[str]:
         """Return the command that runs it in the foreground."""
-        del folder
-        return [self.binary, "-p", f"{path}", "-c", "current/nginx.conf"]
+        return [self.binary, "-p", f"{path}", "-c", file]
 
     def environment(self, pid: int, plan: Plan) -> dict[str, str]:
         """Return the environment, with the listening sockets' descriptors."""

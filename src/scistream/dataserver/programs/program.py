@@ -97,8 +97,8 @@ class Program(ABC):
             check_credentials(plan.tls)
 
     @abstractmethod
-    def files(self, plan: Plan, folder: str) -> dict[str, bytes]:
-        """Return the configuration's files by name; they will lie in `folder`, relative to the program's own.
+    def configuration(self, plan: Plan, folder: str) -> bytes:
+        """Return the configuration; the session's credentials will lie in `folder`, beside its file.
 
         Raises
         ------
@@ -107,12 +107,12 @@ class Program(ABC):
         """
 
     @abstractmethod
-    def check_command(self, path: Path, folder: str) -> list[str]:
-        """Return the command that checks what is in `folder`, which is in `path`; empty if there is none."""
+    def check_command(self, path: Path, file: str) -> list[str]:
+        """Return the command that checks the configuration `file` in the folder `path`; empty if none can."""
 
     @abstractmethod
-    def command(self, path: Path, folder: str) -> list[str]:
-        """Return the command that runs it with what is in `folder`, which is in its own folder `path`."""
+    def command(self, path: Path, file: str) -> list[str]:
+        """Return the command that runs the program with the configuration `file` in its folder `path`."""
 
     def environment(self, pid: int, plan: Plan) -> dict[str, str]:
         """Return the environment of process `pid`, from which no program needs anything of ours."""
@@ -182,7 +182,7 @@ class Instance(ABC):
         """Return once it forwards."""
 
     async def reload(self, plan: Plan) -> None:
-        """Return once new connections are forwarded by the configuration that ``current`` is now."""
+        """Return once new connections are forwarded by the configuration as it is now."""
         raise NotImplementedError
 
     async def finish(self) -> None:

@@ -59,9 +59,12 @@ def refuse_control_characters(text: str) -> str:
 
 
 class SessionFolder:
-    """Where a session's program runs: one folder per configuration, 1, 2, ..., of which only one stays.
+    """Where a session's program runs.
 
-    ``current`` leads to that one.
+    ::
+
+        PATH/N.conf, PATH/N/    a configuration and the files that it names; N = 1, 2, ..., the last one stays
+        PATH/current.conf       the same file as that one; no link, which some programs follow once for all
 
     Raises
     ------
@@ -69,9 +72,12 @@ class SessionFolder:
         It cannot be made.
     """
 
+    CURRENT = "current.conf"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._number = 0
+        self._current = ""
         try:
             if path.exists():
                 shutil.rmtree(path)  # what a killed worker has left
@@ -80,12 +86,17 @@ class SessionFolder:
             raise _not_written(path, error) from error
 
     def new(self) -> str:
-        """Return a name for one more configuration, relative to `path`."""
+        """Return the name of one more configuration."""
         self._number += 1
         return str(self._number)
 
-    def write(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write a configuration's files, mode 0600.
+    @staticmethod
+    def file_of(name: str) -> str:
+        """Return the name of a configuration's file."""
+        return f"{name}.conf"
+
+    def write(self, name: str, configuration: bytes, files: Mapping[str, bytes]) -> None:
+        """Write a configuration and the files that it names, mode 0600.
 
         Raises
         ------
@@ -93,31 +104,32 @@ class SessionFolder:
             The disk is full, or forbids it.
         """
         folder = self.path / name
+        paths = {folder / file: content for file, content in files.items()}
+        paths[self.path / self.file_of(name)] = configuration
         try:
             folder.mkdir(mode=0o700)
-            for file_name, content in files.items():
-                with open(folder / file_name, "xb", opener=_open_private) as file:
+            for path, content in paths.items():
+                with open(path, "xb", opener=_open_private) as file:
                     file.write(content)
         except OSError as error:
             raise _not_written(folder, error) from error
 
     @contextlib.contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Let ``current`` lead to that configuration; if what is done then fails, to the one before."""
-        current = self.path / "current"
-        before = current.readlink() if current.is_symlink() else None
-        self._link(current, name)
+        """Let `CURRENT` be that configuration; if what is done then fails, the one before."""
+        self._use(name)
         try:
             yield
         except BaseException:
-            if before is not None:
-                self._link(current, str(before))
+            if self._current:
+                self._use(self._current)
             raise
+        self._current = name
 
-    def _link(self, current: Path, name: str) -> None:
+    def _use(self, name: str) -> None:
         link = self.path / "next"
-        link.symlink_to(name)
-        link.replace(current)
+        link.hardlink_to(self.path / self.file_of(name))
+        link.replace(self.path / self.CURRENT)
 
     def keep_only(self, name: str) -> None:
         """Remove all configurations but this one: programs have read them."""
@@ -127,6 +139,7 @@ class SessionFolder:
 
     def remove(self, name: str) -> None:
         """Remove a configuration."""
+        (self.path / self.file_of(name)).unlink(missing_ok=True)
         shutil.rmtree(self.path / name, ignore_errors=True)
 
     def close(self) -> None:

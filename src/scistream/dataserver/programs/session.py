@@ -160,8 +160,8 @@ class Session:
         """Start a process for this plan; return it once it forwards."""
         instance = self._program.instance(plan)
         try:
-            async with self._configured(plan, folder, instance) as name:
-                self._start_process(instance, self._program.command(folder.path, name))
+            async with self._configured(plan, folder, instance):
+                self._start_process(instance, self._program.command(folder.path, folder.CURRENT))
                 await self._until(instance, instance.ready())
         except BaseException:
             await self._end(instance)
@@ -177,22 +177,22 @@ class Session:
             await self._until(instance, instance.reload(plan))
 
     @contextlib.asynccontextmanager
-    async def _configured(self, plan: Plan, folder: SessionFolder, instance: Instance) -> AsyncIterator[str]:
+    async def _configured(self, plan: Plan, folder: SessionFolder, instance: Instance) -> AsyncIterator[None]:
         """Write a configuration, have it checked, and let it be the one that stays if what follows works."""
         name = folder.new()
         try:
-            folder.write(name, {**self._program.files(plan, name), **credential_files(plan.tls)})
+            folder.write(name, self._program.configuration(plan, name), credential_files(plan.tls))
             async with self._places:
                 await self._check(plan, name, folder, instance)
                 with folder.using(name):
-                    yield name
+                    yield
         except BaseException:
             folder.remove(name)
             raise
         folder.keep_only(name)
 
     async def _check(self, plan: Plan, name: str, folder: SessionFolder, instance: Instance) -> None:
-        command = self._program.check_command(folder.path, name)
+        command = self._program.check_command(folder.path, folder.file_of(name))
         if not command:
             return
         how, said = await run_to_end(

@@ -83,10 +83,10 @@ class Stunnel(Program):
                 "(--encryption required), or use another data server"
             )
 
-    def files(self, plan: Plan, folder: str) -> dict[str, bytes]:
+    def configuration(self, plan: Plan, folder: str) -> bytes:
         """Return the configuration."""
         tries = max(len(channel.addresses) for channel in plan.channels)
-        text = self._template.render(
+        return self._template.render(
             plan=plan,
             client="yes" if plan.dials_tls else "no",
             own=f"{folder}/{OWN}",
@@ -96,17 +96,16 @@ class Stunnel(Program):
             handshake_s=CONNECT_LIMIT_S,
             no_limit_s=NO_LIMIT_S,
         )
-        return {"stunnel.conf": text}
 
-    def check_command(self, path: Path, folder: str) -> list[str]:
+    def check_command(self, path: Path, file: str) -> list[str]:
         """Return nothing: stunnel has no check."""
-        del path, folder
+        del path, file
         return []
 
-    def command(self, path: Path, folder: str) -> list[str]:
+    def command(self, path: Path, file: str) -> list[str]:
         """Return the command that runs it in the foreground."""
-        del path, folder
-        return [self.binary, "current/stunnel.conf"]
+        del path
+        return [self.binary, file]
 
     def environment(self, pid: int, plan: Plan) -> dict[str, str]:
         """Return the environment, with what says that it has listening sockets."""
