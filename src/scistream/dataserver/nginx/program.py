@@ -37,6 +37,7 @@ BUFFER_BYTES = 64 * 1024
 MARK = "scistream-ended"
 FORWARDED = 200
 """The status of a connection that was."""
+_REASONS = {400: "the peer has not proved itself", 500: "no TLS", 502: "the target refuses, or is another"}
 
 _MODULE = "ngx_stream_module.so"
 _MODULE_PACKAGE = "libnginx-mod-stream"
@@ -168,7 +169,7 @@ class NginxInstance(Instance):
         self.running.signal(signal.SIGHUP)
         while before & (self._workers - self._leaving) or self._workers <= before:
             await self._change()
-        self.plan = plan
+        self.retargeted(plan)
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -188,6 +189,7 @@ class NginxInstance(Instance):
                 figures[2] += 1
                 # what the kernel had received of it was not forwarded
                 self.last[self._names[name]][3] = 0
+                return f"{name}: connection refused: {_REASONS.get(int(status), status)}"
             return ""
         self._note_workers(line)
         return Nginx.worth_saying(line)
@@ -208,4 +210,4 @@ class NginxInstance(Instance):
 
     async def read_figures(self) -> Figures:
         """Return what it has carried: what has ended, and what is open."""
-        return with_ended(self._ended, open_figures(self.plan, connections_of(self._workers)))
+        return with_ended(self._ended, open_figures(self.plan, self.addresses, connections_of(self._workers)))

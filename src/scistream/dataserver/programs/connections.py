@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scistream.core.endpoint import Endpoint
-from scistream.dataserver.programs.plan import Channel, Plan
+from scistream.dataserver.programs.plan import Plan
 from scistream.errors import DataServerError
 
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP = 4, 20, 0x301  # linux/netlink.h, linux/sock_diag.h
@@ -82,8 +82,20 @@ def connections_of(pids: Iterable[int]) -> list[Connection]:
     return sorted(found, key=lambda connection: connection.inode)
 
 
-def open_figures(plan: Plan, connections: Sequence[Connection]) -> list[list[int]]:
-    """Return, per channel: open connections, bytes to and from the target."""
+def open_figures(
+    plan: Plan, addresses: Sequence[Collection[Endpoint]], connections: Sequence[Connection]
+) -> list[list[int]]:
+    """Return, per channel: open connections, bytes to and from the target.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is forwarded.
+    addresses : sequence of collection of Endpoint
+        Per channel, the targets' addresses, earlier ones included.
+    connections : sequence of Connection
+        Those of the program.
+    """
     accepted: list[list[Connection]] = [[] for _ in plan.channels]
     dialled: list[Connection] = []
     by_listener = {channel.listener: index for index, channel in enumerate(plan.channels)}
@@ -102,7 +114,7 @@ def open_figures(plan: Plan, connections: Sequence[Connection]) -> list[list[int
         return [
             [len(mine), sum(one.received for one in mine), sum(one.sent for one in mine)] for mine in accepted
         ]
-    pairs = _paired(plan.channels, accepted, dialled)
+    pairs = _paired(addresses, accepted, dialled)
     return [
         [len(mine), sum(one.sent for one in theirs), sum(one.received for one in theirs)]
         for mine, theirs in zip(accepted, pairs, strict=True)
@@ -120,14 +132,16 @@ def with_ended(ended: Sequence[Sequence[int]], now: Sequence[Sequence[int]]) -> 
 
 
 def _paired(
-    channels: Sequence[Channel], accepted: Sequence[Sequence[Connection]], dialled: Sequence[Connection]
+    addresses: Sequence[Collection[Endpoint]],
+    accepted: Sequence[Sequence[Connection]],
+    dialled: Sequence[Connection],
 ) -> list[list[Connection]]:
     """Return which dialled connections belong to each channel."""
-    pairs: list[list[Connection]] = [[] for _ in channels]
+    pairs: list[list[Connection]] = [[] for _ in addresses]
     waiting = sorted((one.inode, index) for index, mine in enumerate(accepted) for one in mine)
     for connection in dialled:
         for place, (_, index) in enumerate(waiting):
-            if connection.remote in channels[index].addresses:
+            if connection.remote in addresses[index]:
                 pairs[index].append(connection)
                 del waiting[place]
                 break

@@ -198,6 +198,7 @@ def _become(
     """Become the program, in the new process."""
     try:
         os.setsid()
+        os.umask(0o077)
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)  # it has died before it could be watched

@@ -136,6 +136,8 @@ class Instance(ABC):
     ----------
     plan : Plan
         What it forwards now.
+    addresses : list of set of Endpoint
+        Per channel, what it has dialled ever.
     process : ProgramProcess
         Once it has been started.
     descriptors : list of int
@@ -149,6 +151,7 @@ class Instance(ABC):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.addresses = [set(channel.addresses) for channel in plan.channels]
         self.process: ProgramProcess | None = None
         self.descriptors: list[int] = []
         self.last: Figures = [[0] * 5 for _ in plan.channels]
@@ -165,6 +168,12 @@ class Instance(ABC):
         if self.process is None or self.process.ended.done():
             raise DataServerError("the program has ended")
         return self.process
+
+    def retargeted(self, plan: Plan) -> None:
+        """Take note that it has another plan; connections to the addresses before may go on."""
+        self.plan = plan
+        for known, channel in zip(self.addresses, plan.channels, strict=True):
+            known.update(channel.addresses)
 
     @property
     def has_ended(self) -> bool:

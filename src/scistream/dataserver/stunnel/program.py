@@ -148,7 +148,7 @@ class StunnelInstance(Instance):
         await self._read.wait()
         if self._refused:
             raise DataServerError("stunnel refuses its configuration")
-        self.plan = plan
+        self.retargeted(plan)
 
     def on_line(self, line: str) -> str:
         """Count connections; note that the configuration was read."""
@@ -169,4 +169,4 @@ class StunnelInstance(Instance):
     async def read_figures(self) -> Figures:
         """Return what it has carried: what has ended, and what is open."""
         connections = connections_of([self.running.pid])
-        return with_ended(self._log.ended, open_figures(self.plan, connections))
+        return with_ended(self._log.ended, open_figures(self.plan, self.addresses, connections))
