@@ -276,6 +276,8 @@ class Path:
     encrypted: bool
     resets: bool = True
     """Whether these data servers reset what is cut; others end it, as if it were complete."""
+    reads_to_the_end: bool = True
+    """Whether all arrives if both directions end at once; others may lose what they have not read by then."""
     producer_identity: Identity = field(default_factory=Identity.make)
     consumer_identity: Identity = field(default_factory=Identity.make)
     hops: list[Hop] = field(default_factory=list)

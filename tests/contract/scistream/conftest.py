@@ -61,7 +61,14 @@ def native_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterat
 
 
 def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) -> Iterator[Path]:
-    path = Path(thread, backend, encrypted, resets=type(backend).__name__ == "NativeBackend")
+    kind = type(backend).__name__
+    path = Path(
+        thread,
+        backend,
+        encrypted,
+        resets=kind == "NativeBackend",
+        reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+    )
     yield path
     path.close()
 

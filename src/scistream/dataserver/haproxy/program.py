@@ -4,6 +4,9 @@ Retargeting starts a new process on the same listening sockets and tells the old
 more and to end after its last connection (HAProxy's management guide, "Stopping and restarting"). Its
 statistics are asked over a connected socket that it inherits (``sockpair@``), not one with a path, which
 others could use. That connection holds up the end of the old process: it is closed after the last connection.
+
+No splicing: a stream whose two directions end at nearly the same time then loses what haproxy 2.6 has not
+read yet, in a third of the cases (10 MB each way on one machine); without it in one of a hundred.
 """
 
 from __future__ import annotations
