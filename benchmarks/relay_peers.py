@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +39,17 @@ class Chain:
     def pids(self) -> list[int]:
         """The processes, with those that they have started."""
         return [pid for process in self.processes for pid in tree(process.pid)]
+
+    def close(self) -> None:
+        """End the relays."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                continue
+            process.kill()
+            process.wait()
 
 
 def program(name: str) -> str | None:
@@ -74,15 +84,7 @@ class Stage:
     def close(self) -> None:
         """End every relay."""
         for chain in self.chains:
-            for process in chain.processes:
-                process.send_signal(signal.SIGTERM)
-        for chain in self.chains:
-            for process in chain.processes:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
-                    continue
-                process.kill()
-                process.wait()
+            chain.close()
 
     def add(self, name: str, relay: Relay, *, hops: int, tls: bool = False) -> None:
         """Start a chain of `hops` relays of one kind."""

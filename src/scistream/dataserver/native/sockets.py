@@ -25,6 +25,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
 _IPPROTO_MPTCP = 262  # linux/in.h; not every build of the socket module has it
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
 _INT_BYTES = struct.calcsize("i")
 
 #: errno values that mean "no descriptor or buffer left", here or in the whole system
@@ -92,6 +93,11 @@ def why_no_congestion_control(name: str) -> str:
         except OSError as error:
             return error.strerror or str(error)
     return ""
+
+
+def limit_unsent(sock: socket.socket, size: int) -> None:
+    """Let the kernel take no more than `size` bytes that it cannot send yet, however large its buffer is."""
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
 
 
 def pace(sock: socket.socket, bytes_per_s: int) -> None:

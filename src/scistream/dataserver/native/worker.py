@@ -157,11 +157,13 @@ class Worker:
     def connection_begins(self, session: Session) -> None:
         """Count it."""
         self._connections += 1
+        self.loop.share_among(self._connections)
         self._balance.count(session.slot, 1)
 
     def connection_ends(self, session: Session) -> None:
         """Count it."""
         self._connections -= 1
+        self.loop.share_among(self._connections)
         self._balance.count(session.slot, -1)
 
     def open_connections(self, session: Session) -> int:
