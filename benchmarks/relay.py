@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay_crowd import crowd, raise_descriptor_limit
+from relay_crowd import crowd, largest_crowd, raise_descriptor_limit
 from relay_load import Sink, bulk, connections, idle_bytes, ping_pong
 from relay_peers import Chain, Stage, plain_contestants, program, tls_contestants, version
 
@@ -102,11 +102,11 @@ def scenarios(stages: dict[str, Stage], sink: Sink, effort: Effort, *, quick: bo
         yield Scenario("TLS, 2 hops, idle", tls.chains, idle)
 
         def stalled(chain: Chain) -> Figures:
-            return crowd(sink, chain, effort.crowd)
+            return crowd(sink, chain, largest_crowd(effort.crowd))
 
         for title, stage in (
-            (f"plain, 1 hop, {effort.crowd} stalled", one),
-            (f"TLS, 2 hops, {effort.crowd} stalled", tls),
+            (f"plain, 1 hop, {largest_crowd(effort.crowd)} stalled", one),
+            (f"TLS, 2 hops, {largest_crowd(effort.crowd)} stalled", tls),
         ):
             chains = [chain for chain in stage.chains if chain.name in _CROWDED]
             yield Scenario(title, chains, stalled, once=True)

@@ -102,6 +102,7 @@ class Sink:
                             continue
                         if buffer[:1] == STALL and count:
                             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the smallest there is
+                            sock.sendall(STALL)
                             epoll.unregister(descriptor)
                             stalled.append(connections.pop(descriptor))
                             continue
