@@ -8,7 +8,8 @@ median of interleaved rounds, so that what disturbs the machine disturbs everybo
 absolute figures change from run to run. CPU seconds per gigabyte are the least disturbed.
 
 Scenarios: plain TCP through one relay and two, with 1 and more streams; TLS 1.3 with pinned certificates on
-both sides between two relays; 64-byte ping-pong; connections per second. `relay_load` says what the
+both sides between two relays; 64-byte ping-pong; connections per second; thousands of connections whose
+receivers stall (`relay_crowd`). `relay_load` says what the
 generator can do, `relay_peers` how the peers are configured.
 """
 
@@ -29,9 +30,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay_crowd import crowd, largest_crowd, raise_descriptor_limit
 from relay_load import Sink, bulk, connections, idle_bytes, ping_pong
 from relay_peers import Chain, Stage, plain_contestants, program, tls_contestants, version
 
+_CROWDED = {"ours", "haproxy", "nginx"}
+"""As they come; one of each is enough, and stunnel needs a thread per connection."""
 _IN_NAMESPACE = "RELAY_BENCHMARK_NAMESPACE"
 
 Figures = dict[str, float]
@@ -46,19 +50,21 @@ class Effort:
     pings: int
     connections: int
     many: int
+    crowd: int
 
 
-QUICK = Effort(rounds=3, bulk_s=0.35, pings=600, connections=60, many=8)
-FULL = Effort(rounds=5, bulk_s=1.5, pings=4000, connections=400, many=64)
+QUICK = Effort(rounds=3, bulk_s=0.35, pings=600, connections=60, many=8, crowd=0)
+FULL = Effort(rounds=5, bulk_s=1.5, pings=4000, connections=400, many=64, crowd=5000)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One table: what is measured on which chains."""
+    """One table: what is measured on which chains, as often as `rounds` says or else once."""
 
     name: str
     chains: list[Chain]
     measure: Callable[[Chain], Figures]
+    once: bool = False
 
 
 def scenarios(stages: dict[str, Stage], sink: Sink, effort: Effort, *, quick: bool) -> Iterator[Scenario]:
@@ -94,6 +100,16 @@ def scenarios(stages: dict[str, Stage], sink: Sink, effort: Effort, *, quick: bo
         yield Scenario("plain, 2 hops, 1 stream", two.chains, streams(1))
         yield Scenario("plain, 1 hop, idle", one.chains, idle)
         yield Scenario("TLS, 2 hops, idle", tls.chains, idle)
+
+        def stalled(chain: Chain) -> Figures:
+            return crowd(sink, chain, largest_crowd(effort.crowd))
+
+        for title, stage in (
+            (f"plain, 1 hop, {largest_crowd(effort.crowd)} stalled", one),
+            (f"TLS, 2 hops, {largest_crowd(effort.crowd)} stalled", tls),
+        ):
+            chains = [chain for chain in stage.chains if chain.name in _CROWDED]
+            yield Scenario(title, chains, stalled, once=True)
 
 
 def run(effort: Effort, *, quick: bool) -> dict[str, dict[str, Figures]]:
@@ -131,7 +147,7 @@ def run(effort: Effort, *, quick: bool) -> dict[str, dict[str, Figures]]:
 
 def _rounds(scenario: Scenario, effort: Effort) -> dict[str, Figures]:
     samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for _ in range(effort.rounds):
+    for _ in range(1 if scenario.once else effort.rounds):
         for chain in scenario.chains:
             try:
                 figures = scenario.measure(chain)
@@ -233,6 +249,7 @@ def main() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed: one for the relays, one for the load")
     use_cubic()
+    raise_descriptor_limit()
     results = run(QUICK if arguments.quick else FULL, quick=arguments.quick)
     tracked = ratios(results)
     print("\nratios (ours to theirs)")

@@ -26,7 +26,8 @@ CHUNK_BYTES = 1 << 20
 _SINK_BYTES = 4 << 20
 _COUNT = struct.Struct("<Q")
 _WARM_UP_S = 0.15
-DISCARD, ECHO = b"D", b"E"
+DISCARD, ECHO, STALL = b"D", b"E", b"S"
+_DROP = b"X"
 
 
 def tune(sock: socket.socket) -> None:
@@ -36,7 +37,7 @@ def tune(sock: socket.socket) -> None:
 
 
 class Sink:
-    """A process that discards or echoes what it gets, as each connection's first byte says.
+    """A process that discards, echoes or leaves what it gets, as each connection's first byte says.
 
     Parameters
     ----------
@@ -64,6 +65,12 @@ class Sink:
         """All bytes discarded so far."""
         return int(_COUNT.unpack_from(self._counter)[0])
 
+    def drop_stalled(self) -> None:
+        """Cut the connections that it leaves unread."""
+        with connect(self.port) as sock:
+            sock.sendall(_DROP)
+            sock.recv(1)
+
     def close(self) -> None:
         """End it."""
         os.kill(self._pid, signal.SIGKILL)
@@ -75,6 +82,7 @@ class Sink:
         buffer = bytearray(_SINK_BYTES)
         connections: dict[int, socket.socket] = {}
         counts: dict[int, int] = {}  # of the discarding ones
+        stalled: list[socket.socket] = []
         total = 0
         while True:
             for descriptor, _ in epoll.poll():
@@ -91,6 +99,17 @@ class Sink:
                             counts[descriptor] = 0
                             count -= 1
                             counts[descriptor] += count
+                            continue
+                        if buffer[:1] == STALL and count:
+                            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the smallest there is
+                            sock.sendall(STALL)
+                            epoll.unregister(descriptor)
+                            stalled.append(connections.pop(descriptor))
+                            continue
+                        if buffer[:1] == _DROP and count:
+                            while stalled:
+                                cut(stalled.pop())
+                            sock.sendall(_DROP)
                             continue
                         if count:
                             sock.sendall(memoryview(buffer)[:count])
@@ -124,13 +143,21 @@ def tree(pid: int) -> list[int]:
     return [pid, *(child.pid for child in process.children(recursive=True))]
 
 
-def connect(port: int) -> socket.socket:
+def connect(port: int, send_buffer_bytes: int | None = None) -> socket.socket:
     """Return a connection to the relay."""
     sock = socket.socket()
     tune(sock)
+    if send_buffer_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     sock.settimeout(10)
     sock.connect(("127.0.0.1", port))
     return sock
+
+
+def cut(sock: socket.socket) -> None:
+    """Close a connection by a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def bulk(sink: Sink, port: int, streams: int, duration_s: float, pids: Sequence[int]) -> tuple[float, float]:

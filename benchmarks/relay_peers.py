@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +40,17 @@ class Chain:
         """The processes, with those that they have started."""
         return [pid for process in self.processes for pid in tree(process.pid)]
 
+    def close(self) -> None:
+        """End the relays."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                continue
+            process.kill()
+            process.wait()
+
 
 def program(name: str) -> str | None:
     """Return where a program of the system is."""
@@ -69,37 +79,25 @@ class Stage:
         self._sink_port = sink_port
         self._count = 0
         self.chains: list[Chain] = []
-        for side in ("producer", "consumer"):
-            certificate, key = make_certificate(["gateway"])
-            (folder / f"{side}.crt").write_bytes(certificate)
-            (folder / f"{side}.key").write_bytes(key)
-            (folder / f"{side}.pem").write_bytes(certificate + key)
+        write_certificates(folder)
 
     def close(self) -> None:
         """End every relay."""
         for chain in self.chains:
-            for process in chain.processes:
-                process.send_signal(signal.SIGTERM)
-        for chain in self.chains:
-            for process in chain.processes:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
-                    continue
-                process.kill()
-                process.wait()
+            chain.close()
 
     def add(self, name: str, relay: Relay, *, hops: int, tls: bool = False) -> None:
         """Start a chain of `hops` relays of one kind."""
         target, processes, ports = self._sink_port, [], []
         for hop in range(hops):
-            leg = None if not tls else "listener" if hop == 0 else "target"
             port = free_port()
             self._count += 1
             config = self._folder / f"{self._count}.conf"
-            command = relay(config, port, target, leg)
+            leg = "listener" if hop == 0 else "target"
+            place = Hop(config, f"127.0.0.1:{port}", f"127.0.0.1:{target}", leg, tls=tls)
             processes.append(
                 subprocess.Popen(
-                    command,
+                    relay(place),
                     stdout=subprocess.DEVNULL,
                     stderr=(self._folder / f"{self._count}.log").open("wb"),
                     preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),  # noqa: PLW1509
@@ -116,7 +114,38 @@ class Stage:
         self.chains.append(Chain(name, target, processes))
 
 
-Relay = Callable[[Path, int, int, "str | None"], list[str]]
+@dataclass(frozen=True)
+class Hop:
+    """One relay's place: `leg` ("listener" or "target") is the one between two gateways."""
+
+    config: Path
+    listen: str
+    target: str
+    leg: str
+    tls: bool
+
+    @property
+    def own(self) -> Path:
+        """The certificate that it proves, with suffix crt, key or pem (both)."""
+        return self.config.parent / ("producer" if self.leg == "listener" else "consumer")
+
+    @property
+    def peer(self) -> Path:
+        """The certificate that the other gateway has to prove."""
+        return self.config.parent / ("consumer" if self.leg == "listener" else "producer")
+
+
+Relay = Callable[[Hop], list[str]]
+"""Returns the command that is this relay at a place, after having written its configuration there."""
+
+
+def write_certificates(folder: Path) -> None:
+    """Write the certificates of both gateways, and their keys."""
+    for side in ("producer", "consumer"):
+        certificate, key = make_certificate(["gateway"])
+        (folder / f"{side}.crt").write_bytes(certificate)
+        (folder / f"{side}.key").write_bytes(key)
+        (folder / f"{side}.pem").write_bytes(certificate + key)
 
 
 def _await_listener(port: int, process: subprocess.Popen[bytes], name: str) -> None:
@@ -128,30 +157,16 @@ def _await_listener(port: int, process: subprocess.Popen[bytes], name: str) -> N
     raise RuntimeError(f"{name} does not listen on port {port}")
 
 
-def _side(leg: str | None) -> tuple[str, str]:
-    return ("producer", "consumer") if leg == "listener" else ("consumer", "producer")
-
-
 def ours(*more: str) -> Relay:
     """Return how our data server is started."""
 
-    def command(config: Path, port: int, target: int, leg: str | None) -> list[str]:
-        folder = config.parent
-        arguments = [
-            str(Path(sys.executable).parent / "s2ds"),
-            *("forward", "--listen", f"127.0.0.1:{port}", "--target", f"127.0.0.1:{target}"),
-            *("--congestion-wan", "cubic"),
-            *more,
-        ]
-        if leg is not None:
-            own, peer = _side(leg)
-            arguments += ["--tls-leg", leg, "--certificate", f"{folder}/{own}.crt"]
-            arguments += [
-                "--private-key",
-                f"{folder}/{own}.key",
-                "--peer-certificate",
-                f"{folder}/{peer}.crt",
-            ]
+    def command(hop: Hop) -> list[str]:
+        program_here = str(Path(sys.executable).parent / "s2ds")
+        arguments = [program_here, "forward", "--listen", hop.listen, "--target", hop.target, *more]
+        arguments += ["--wan-leg", hop.leg]
+        if hop.tls:
+            arguments += ["--tls-leg", hop.leg, "--certificate", f"{hop.own}.crt"]
+            arguments += ["--private-key", f"{hop.own}.key", "--peer-certificate", f"{hop.peer}.crt"]
         return arguments
 
     return command
@@ -160,9 +175,8 @@ def ours(*more: str) -> Relay:
 def haproxy(*global_settings: str, splice: bool = False) -> Relay:
     """Return how haproxy is started with these lines in its global section."""
 
-    def command(config: Path, port: int, target: int, leg: str | None) -> list[str]:
-        folder, (own, peer) = config.parent, _side(leg)
-        tls = f"ssl crt {folder}/{own}.pem ca-file {folder}/{peer}.crt verify required ssl-min-ver TLSv1.3"
+    def command(hop: Hop) -> list[str]:
+        tls = f"ssl crt {hop.own}.pem ca-file {hop.peer}.crt verify required ssl-min-ver TLSv1.3"
         tls += f" ciphersuites {CIPHERSUITE}"
         lines = [
             "global",
@@ -172,11 +186,11 @@ def haproxy(*global_settings: str, splice: bool = False) -> Relay:
             *(f"  timeout {kind} 1h" for kind in ("connect", "client", "server")),
             *(("  option splice-request", "  option splice-response") if splice else ()),
             "listen relay",
-            f"  bind 127.0.0.1:{port} {tls if leg == 'listener' else ''}",
-            f"  server target 127.0.0.1:{target} {tls if leg == 'target' else ''}",
+            f"  bind {hop.listen} {tls if hop.tls and hop.leg == 'listener' else ''}",
+            f"  server target {hop.target} {tls if hop.tls and hop.leg == 'target' else ''}",
         ]
-        config.write_text("\n".join(lines) + "\n")
-        return [str(program("haproxy")), "-q", "-db", "-f", str(config)]
+        hop.config.write_text("\n".join(lines) + "\n")
+        return [str(program("haproxy")), "-q", "-db", "-f", str(hop.config)]
 
     return command
 
@@ -184,25 +198,21 @@ def haproxy(*global_settings: str, splice: bool = False) -> Relay:
 def nginx(*settings: str) -> Relay:
     """Return how nginx is started with these lines in its server section."""
 
-    def command(config: Path, port: int, target: int, leg: str | None) -> list[str]:
-        folder, (own, peer) = config.parent, _side(leg)
-        module = next(
-            (path for path in Path("/usr/lib").glob("*/modules/ngx_stream_module.so")),
-            None,
-        )
+    def command(hop: Hop) -> list[str]:
+        module = next((path for path in Path("/usr/lib").glob("*/modules/ngx_stream_module.so")), None)
         listener_tls = [
-            f"ssl_certificate {folder}/{own}.crt;",
-            f"ssl_certificate_key {folder}/{own}.key;",
-            f"ssl_client_certificate {folder}/{peer}.crt;",
+            f"ssl_certificate {hop.own}.crt;",
+            f"ssl_certificate_key {hop.own}.key;",
+            f"ssl_client_certificate {hop.peer}.crt;",
             "ssl_verify_client on;",
             "ssl_protocols TLSv1.3;",
             f"ssl_conf_command Ciphersuites {CIPHERSUITE};",
         ]
         target_tls = [
             "proxy_ssl on;",
-            f"proxy_ssl_certificate {folder}/{own}.crt;",
-            f"proxy_ssl_certificate_key {folder}/{own}.key;",
-            f"proxy_ssl_trusted_certificate {folder}/{peer}.crt;",
+            f"proxy_ssl_certificate {hop.own}.crt;",
+            f"proxy_ssl_certificate_key {hop.own}.key;",
+            f"proxy_ssl_trusted_certificate {hop.peer}.crt;",
             "proxy_ssl_verify on;",
             "proxy_ssl_name gateway;",
             "proxy_ssl_protocols TLSv1.3;",
@@ -212,20 +222,20 @@ def nginx(*settings: str) -> Relay:
             *([f"load_module {module};"] if module else []),
             "daemon off;",
             "worker_processes 1;",
-            f"pid {config}.pid;",
+            f"pid {hop.config}.pid;",
             "error_log stderr error;",
-            "events { worker_connections 4096; }",
+            "events { worker_connections 16384; }",
             "stream { server {",
-            f"listen 127.0.0.1:{port} {'ssl' if leg == 'listener' else ''};",
-            f"proxy_pass 127.0.0.1:{target};",
+            f"listen {hop.listen} {'ssl' if hop.tls and hop.leg == 'listener' else ''};",
+            f"proxy_pass {hop.target};",
             "proxy_timeout 1h;",
             "proxy_half_close on;",  # without it the end of one direction ends both
             *settings,
-            *(listener_tls if leg == "listener" else target_tls if leg == "target" else ()),
+            *(() if not hop.tls else listener_tls if hop.leg == "listener" else target_tls),
             "} }",
         ]
-        config.write_text("\n".join(lines) + "\n")
-        return [str(program("nginx")), "-e", "stderr", "-p", str(folder), "-c", str(config)]
+        hop.config.write_text("\n".join(lines) + "\n")
+        return [str(program("nginx")), "-e", "stderr", "-p", str(hop.config.parent), "-c", str(hop.config)]
 
     return command
 
@@ -233,8 +243,7 @@ def nginx(*settings: str) -> Relay:
 def stunnel() -> Relay:
     """Return how stunnel is started; it has encrypted hops only."""
 
-    def command(config: Path, port: int, target: int, leg: str | None) -> list[str]:
-        folder, (own, peer) = config.parent, _side(leg)
+    def command(hop: Hop) -> list[str]:
         lines = [
             "foreground = yes",
             "pid =",
@@ -242,18 +251,18 @@ def stunnel() -> Relay:
             "socket = l:TCP_NODELAY=1",
             "socket = r:TCP_NODELAY=1",
             "[relay]",
-            f"client = {'yes' if leg == 'target' else 'no'}",
-            f"accept = 127.0.0.1:{port}",
-            f"connect = 127.0.0.1:{target}",
-            f"cert = {folder}/{own}.crt",
-            f"key = {folder}/{own}.key",
-            f"CAfile = {folder}/{peer}.crt",
+            f"client = {'yes' if hop.leg == 'target' else 'no'}",
+            f"accept = {hop.listen}",
+            f"connect = {hop.target}",
+            f"cert = {hop.own}.crt",
+            f"key = {hop.own}.key",
+            f"CAfile = {hop.peer}.crt",
             "verifyPeer = yes",
             "sslVersionMin = TLSv1.3",
             f"ciphersuites = {CIPHERSUITE}",
         ]
-        config.write_text("\n".join(lines) + "\n")
-        return [str(program("stunnel")), str(config)]
+        hop.config.write_text("\n".join(lines) + "\n")
+        return [str(program("stunnel")), str(hop.config)]
 
     return command
 

@@ -75,6 +75,7 @@ class GatewayProcess:
         directory: Path,
         sessions: Sequence[dict[str, Any]],
         *,
+        kind: str = "native",
         workers: int = 2,
         orphan_limit_s: float = 60,
     ) -> GatewayProcess:
@@ -88,7 +89,11 @@ class GatewayProcess:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        print(json.dumps({"workers": workers, "sessions": list(sessions)}), file=process.stdin, flush=True)
+        print(
+            json.dumps({"kind": kind, "workers": workers, "sessions": list(sessions)}),
+            file=process.stdin,
+            flush=True,
+        )
         line = process.stdout.readline()
         if not line:
             raise AssertionError(process.communicate()[1])
@@ -112,7 +117,7 @@ async def _main(directory: Path, orphan_limit_s: float) -> None:
     order = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
     inheritable = socket.create_server(("127.0.0.1", 0))
     inheritable.set_inheritable(True)
-    backend = create_backend("native", {"workers": order["workers"]})
+    backend = create_backend(order["kind"], {"workers": order["workers"]})
     await backend.open(Persistence(directory, orphan_limit_s))
     handles, ports, kept = {}, {}, []
     for body in order["sessions"]:
@@ -125,7 +130,7 @@ async def _main(directory: Path, orphan_limit_s: float) -> None:
     said = {
         "handles": handles,
         "ports": ports,
-        "pids": backend.pids,  # type: ignore[attr-defined] # the native one has it
+        "pids": backend.pids,  # type: ignore[attr-defined] # those of all trees have it
         "inheritable": inheritable.getsockname()[1],
     }
     print(json.dumps(said), flush=True)

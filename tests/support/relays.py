@@ -113,6 +113,20 @@ def nobody_came(application: socket.socket) -> bool:
     return False
 
 
+def nothing_is_said(application: socket.socket) -> bool:
+    """Whether whoever has come to the application, if anybody has, ends without a word."""
+    application.settimeout(0)
+    try:
+        sock, _ = application.accept()
+    except BlockingIOError:
+        return True
+    finally:
+        application.settimeout(TIMEOUT_S)
+    with sock:
+        sock.settimeout(TIMEOUT_S)
+        return receive_until_end(sock) == b""
+
+
 def receive_all(sock: socket.socket) -> bytes:
     """What comes until the end of the stream."""
     data = bytearray()
@@ -140,11 +154,25 @@ def receive_until_reset(sock: socket.socket, *, saying: bytes = b"") -> bytes:
     raise AssertionError(f"the stream ended after {len(data)} bytes as if it were complete")
 
 
-def turned_away(listener: socket.socket | Endpoint, *, saying: bytes = b"") -> bool:
-    """Whether a connection to `listener` is reset, at once or later, without one byte of an answer."""
+def receive_until_end(sock: socket.socket, *, saying: bytes = b"") -> bytes:
+    """Say something, and return what comes until the stream ends, in whichever way."""
+    data = bytearray()
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        sock.sendall(saying)
+        while chunk := sock.recv(1 << 20):
+            data += chunk
+    return bytes(data)
+
+
+def turned_away(listener: socket.socket | Endpoint, *, saying: bytes = b"", resets: bool = True) -> bool:
+    """Whether a connection to `listener` is cut, at once or later, without one byte of an answer.
+
+    With `resets` it must be cut by a reset, as the native data server does.
+    """
     try:
         with connect(listener) as sock:
-            return receive_until_reset(sock, saying=saying) == b""
+            until_cut = receive_until_reset if resets else receive_until_end
+            return until_cut(sock, saying=saying) == b""
     except ConnectionResetError:
         return True
 
@@ -246,6 +274,10 @@ class Path:
     thread: LoopThread
     backend: DataServerBackend
     encrypted: bool
+    resets: bool = True
+    """Whether these data servers reset what is cut; others end it, as if it were complete."""
+    reads_to_the_end: bool = True
+    """Whether all arrives if both directions end at once; others may lose what they have not read by then."""
     producer_identity: Identity = field(default_factory=Identity.make)
     consumer_identity: Identity = field(default_factory=Identity.make)
     hops: list[Hop] = field(default_factory=list)
@@ -293,6 +325,14 @@ class Path:
         """Return (consumer's, producer's) hop on the way to `target`."""
         producer = self.producer([target])
         return self.consumer([endpoint(producer.listeners[0])]), producer
+
+    def turned_away(self, listener: socket.socket | Endpoint, *, saying: bytes = b"") -> bool:
+        """Whether a connection is cut without one byte of an answer."""
+        return turned_away(listener, saying=saying, resets=self.resets)
+
+    def receive_until_cut(self, sock: socket.socket) -> bytes:
+        """What comes until the data server cuts a connection."""
+        return receive_until_reset(sock) if self.resets else receive_until_end(sock)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[tuple[socket.socket, socket.socket]]:

@@ -96,8 +96,35 @@ class _Encryption:
 @click.option("--private-key", type=_FILE, help="Its key (PEM).")
 @click.option("--peer-certificate", type=_FILE, help="The only certificate accepted from the other side.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes  [default: one per core]")
-@click.option("--congestion-lan", default="cubic", show_default=True, help="TCP congestion, plain legs.")
-@click.option("--congestion-wan", help="The same for the encrypted leg  [default: the kernel's]")
+@click.option(
+    "--wan-leg",
+    type=click.Choice(_LEGS),
+    help="The leg between the facilities, if it is not encrypted  [default: that of --tls-leg]",
+)
+@click.option("--congestion-lan", default="cubic", show_default=True, help="TCP congestion control.")
+@click.option(
+    "--congestion-wan",
+    help="The same for the leg between the facilities if its round trip is long  "
+    "[default: bbr, where this user may use it]",
+)
+@click.option(
+    "--wan-buffer",
+    "wan_buffer_bytes",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Its socket buffers then; 0: the kernel's  [default: by the round trip]",
+)
+@click.option("--dscp", type=click.IntRange(0, 63), help="Mark what is sent on that leg.")
+@click.option("--mptcp", is_flag=True, help="Dial that leg with MPTCP, if the other side has it.")
+@click.option(
+    "--peer-timeout",
+    "peer_timeout_s",
+    type=click.FloatRange(min=2),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Reset a connection whose peer has left everything unanswered for so long.",
+)
 @click.option(
     "--tls-engine", type=click.Choice(["openssl", "stdlib"]), help="[default: the first one that works]"
 )
@@ -117,8 +144,13 @@ def forward(
     private_key: Path | None,
     peer_certificate: Path | None,
     workers: int | None,
+    wan_leg: str | None,
     congestion_lan: str,
     congestion_wan: str | None,
+    wan_buffer_bytes: int | None,
+    dscp: int | None,
+    mptcp: bool,
+    peer_timeout_s: float,
     tls_engine: str | None,
     statistics_interval: float | None,
     as_json: bool,
@@ -144,6 +176,7 @@ def forward(
         listen=[Endpoint.parse(text) for text in listen],
         targets=[Endpoint.parse(text) for text in targets],
         tls=encryption.credentials(),
+        wan_leg=wan_leg,
         statistics_interval_s=statistics_interval,
         as_json=as_json,
     )
@@ -151,6 +184,10 @@ def forward(
         "workers": workers,
         "congestion_lan": congestion_lan,
         "congestion_wan": congestion_wan,
+        "wan_buffer_bytes": wan_buffer_bytes,
+        "dscp": dscp,
+        "mptcp": mptcp,
+        "peer_timeout_s": peer_timeout_s,
         "tls_engine": tls_engine,
     }
     with error_events(enabled=as_json):
@@ -164,12 +201,13 @@ class _Relay:
     listen: Sequence[Endpoint]
     targets: Sequence[Endpoint]
     tls: TlsCredentials | None
+    wan_leg: str | None
     statistics_interval_s: float | None
     as_json: bool
 
     async def run(self, backend_options: dict[str, object]) -> None:
         """Forward until cancelled, or until the data server dies."""
-        from scistream.dataserver import DataServerSpec, create_backend
+        from scistream.dataserver import DataServerSpec, TlsLeg, create_backend
 
         with contextlib.ExitStack() as stack:
             listeners = [stack.enter_context(_listen(endpoint)) for endpoint in self.listen]
@@ -178,7 +216,11 @@ class _Relay:
                 await backend.open()
                 server = backend.create()
                 spec = DataServerSpec(
-                    uid=_UID, listeners=tuple(listeners), targets=tuple(self.targets), tls=self.tls
+                    uid=_UID,
+                    listeners=tuple(listeners),
+                    targets=tuple(self.targets),
+                    tls=self.tls,
+                    wan_leg=None if self.wan_leg is None else TlsLeg(self.wan_leg),
                 )
                 await server.start(spec)
                 self._show_ready(listeners)

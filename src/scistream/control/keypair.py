@@ -40,6 +40,11 @@ class KeyPair:
             except ConfigurationError:
                 logger.exception("session %s: its private key is lost", self._uid)
 
+    @property
+    def wan_leg(self) -> TlsLeg:
+        """Which leg goes to the other gateway, encrypted or not."""
+        return TlsLeg.LISTENER if self._role is Role.PRODUCER else TlsLeg.TARGET
+
     def make(self) -> None:
         """Make the pair and keep its private key.
 
@@ -74,7 +79,7 @@ class KeyPair:
         if not self._private_key_pem:
             raise DataServerError("the session's private key is not there any more; ask for a new session")
         return TlsCredentials(
-            leg=TlsLeg.LISTENER if self._role is Role.PRODUCER else TlsLeg.TARGET,
+            leg=self.wan_leg,
             certificate_pem=self.certificate_pem,
             private_key_pem=self._private_key_pem,
             peer_certificate_pem=peer_certificate_pem,

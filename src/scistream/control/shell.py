@@ -208,6 +208,7 @@ class SessionShell:
                 listeners=tuple(self._sockets),
                 targets=command.targets,
                 tls=self._key_pair.credentials(command.peer_certificate_pem),
+                wan_leg=self._key_pair.wan_leg,
                 rate_mbps=self._rate_mbps,
             )
         )

@@ -27,7 +27,7 @@ Restarted = Callable[[str], None]
 
 
 class TlsLeg(StrEnum):
-    """Which leg of each connection crosses the wide-area network, and so speaks TLS."""
+    """Which leg of each connection crosses the wide-area network, and speaks TLS if anything is encrypted."""
 
     LISTENER = "listener"
     """The accepted one: the producer side's gateway."""
@@ -70,6 +70,9 @@ class DataServerSpec:
         Where the channels connect: channel i to ``targets[i % len(targets)]``. At least one.
     tls : TlsCredentials or None
         None forwards plain TCP on both legs.
+    wan_leg : TlsLeg or None
+        The leg between the gateways, whose path may be long, also when it is not encrypted; None: that of
+        `tls`, or neither.
     rate_mbps : float
         What all connections of the session together may carry in each direction, in 10⁶ bit/s; 0: as fast
         as it goes.
@@ -79,6 +82,7 @@ class DataServerSpec:
     listeners: tuple[socket.socket, ...]
     targets: tuple[Endpoint, ...]
     tls: TlsCredentials | None = None
+    wan_leg: TlsLeg | None = None
     rate_mbps: float = 0
 
 

@@ -1,23 +1,31 @@
-"""Every installed data server, and for the native one both TLS engines."""
+"""Every kind of data server; of the native one both TLS engines.
+
+`path` and `tls_path` lead through all kinds in turn. `native_path` and `native_tls_path` lead through the
+native one only, for what the programs of others do not do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from scistream.dataserver import DataServerBackend, create_backend, installed
+from scistream.dataserver import DataServerBackend, create_backend
+from support.data_servers import PROGRAMS
 from support.relays import LoopThread, Path
 
-_VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "native": [{"workers": 2, "tls_engine": "openssl"}, {"workers": 2, "tls_engine": "stdlib"}],
-}
-_BACKENDS = [
-    pytest.param((name, options), id="-".join([name, *(str(value) for value in options.values())]))
-    for name in installed()
-    for options in _VARIANTS.get(name, [{}])
+_NATIVE = [
+    pytest.param(("native", {"workers": 2, "tls_engine": engine}), id=f"native-{engine}")
+    for engine in ("openssl", "stdlib")
 ]
+_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the plain sessions of stunnel, which has none."""
+    left_out = [item for item in items if "[stunnel-plain" in item.name]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +35,7 @@ def thread() -> Iterator[LoopThread]:
     thread.close()
 
 
-@pytest.fixture(scope="module", params=_BACKENDS)
-def shared_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
-    """An open backend, used by all tests of a module as by all sessions of a gateway."""
+def _opened(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
     name, options = request.param
 
     async def opened() -> DataServerBackend:
@@ -42,17 +48,50 @@ def shared_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterat
     thread.run(backend.close())
 
 
+@pytest.fixture(scope="module", params=[*_NATIVE, *_PROGRAMS])
+def shared_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
+    """An open backend, used by all tests of a module as by all sessions of a gateway."""
+    yield from _opened(request, thread)
+
+
+@pytest.fixture(scope="module", params=_NATIVE)
+def native_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
+    """The same, of the native data server."""
+    yield from _opened(request, thread)
+
+
+def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) -> Iterator[Path]:
+    kind = type(backend).__name__
+    path = Path(
+        thread,
+        backend,
+        encrypted,
+        resets=kind == "NativeBackend",
+        reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+    )
+    yield path
+    path.close()
+
+
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def path(
     request: pytest.FixtureRequest, shared_backend: DataServerBackend, thread: LoopThread
 ) -> Iterator[Path]:
-    path = Path(thread, shared_backend, encrypted=request.param)
-    yield path
-    path.close()
+    yield from _path(thread, shared_backend, encrypted=request.param)
 
 
 @pytest.fixture
 def tls_path(shared_backend: DataServerBackend, thread: LoopThread) -> Iterator[Path]:
-    path = Path(thread, shared_backend, encrypted=True)
-    yield path
-    path.close()
+    yield from _path(thread, shared_backend, encrypted=True)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def native_path(
+    request: pytest.FixtureRequest, native_backend: DataServerBackend, thread: LoopThread
+) -> Iterator[Path]:
+    yield from _path(thread, native_backend, encrypted=request.param)
+
+
+@pytest.fixture
+def native_tls_path(native_backend: DataServerBackend, thread: LoopThread) -> Iterator[Path]:
+    yield from _path(thread, native_backend, encrypted=True)

@@ -8,7 +8,6 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -25,14 +24,14 @@ from support.relays import (
     endpoint,
     listening,
     nobody_came,
+    nothing_is_said,
     random_bytes,
     receive,
     receive_all,
-    receive_until_reset,
     send_in_background,
-    turned_away,
     until,
 )
+from support.tls_peer import Peer, tls_context
 
 MARKER = b"what the detector saw: "
 
@@ -93,20 +92,6 @@ def test_a_wiretap_hears_the_plain_leg_and_nothing_of_the_encrypted_one(
     assert (MARKER in wiretap.heard) == (not encrypted)
 
 
-def _context(own: Identity | None, peer: Identity | None, *, server: bool = False) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE if peer is None else ssl.CERT_REQUIRED
-    if peer is not None:
-        context.load_verify_locations(cadata=peer.certificate.decode())
-    if own is not None:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(own.key + own.certificate)
-            file.flush()
-            context.load_cert_chain(file.name)
-    return context
-
-
 def _stranger_talks(listener: socket.socket, context: ssl.SSLContext | None) -> None:
     """Try to get bytes through; return when the gateway has closed."""
     with contextlib.ExitStack() as stack:
@@ -120,13 +105,13 @@ def _stranger_talks(listener: socket.socket, context: ssl.SSLContext | None) -> 
 
 def _strangers(path: Path) -> dict[str, ssl.SSLContext | None]:
     known = path.producer_identity
-    old = _context(path.consumer_identity, known)
+    old = tls_context(path.consumer_identity, known)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     return {
         "plain TCP": None,
-        "no certificate": _context(None, known),
-        "another certificate of the same name": _context(Identity.make("session"), known),
-        "the gateway's own certificate": _context(path.producer_identity, known),
+        "no certificate": tls_context(None, known),
+        "another certificate of the same name": tls_context(Identity.make("session"), known),
+        "the gateway's own certificate": tls_context(path.producer_identity, known),
         "TLS 1.2": old,
     }
 
@@ -168,7 +153,7 @@ def test_another_sessions_gateway_reaches_nothing(tls_path: Path) -> None:
         # it knows whom it calls, and shows the certificate of its own session
         other.producer_identity = tls_path.producer_identity
         consumer = other.consumer([endpoint(producer.listeners[0])])
-        assert turned_away(consumer.listeners[0], saying=b"let me in")
+        assert tls_path.turned_away(consumer.listeners[0], saying=b"let me in")
         until(lambda: producer.statistics()[0].connections_failed == 1, "refused")
         assert nobody_came(application)
     finally:
@@ -184,10 +169,10 @@ def test_the_dialling_gateway_refuses_a_false_listener(tls_path: Path) -> None:
         # the listener would let it in; but it is not the one whose certificate this session pinned
         other.consumer_identity = tls_path.consumer_identity
         consumer = other.consumer([endpoint(producer.listeners[0])])
-        assert turned_away(consumer.listeners[0], saying=b"secret")
+        assert tls_path.turned_away(consumer.listeners[0], saying=b"secret")
         until(lambda: consumer.statistics()[0].connections_failed == 1, "refused")
         assert consumer.statistics()[0].bytes_to_target == 0
-        assert nobody_came(application)
+        assert nothing_is_said(application)
     finally:
         other.close()
 
@@ -200,7 +185,7 @@ def test_the_dialling_gateway_sends_nothing_to_a_plain_listener(tls_path: Path) 
         with accept(trap) as caught:
             caught.sendall(b"hello, I am no TLS server\n")
             assert MARKER not in receive_all_or_reset(caught)
-        assert receive_until_reset(near) == b""
+        assert tls_path.receive_until_cut(near) == b""
 
 
 def receive_all_or_reset(sock: socket.socket) -> bytes:
@@ -211,36 +196,12 @@ def receive_all_or_reset(sock: socket.socket) -> bytes:
     return bytes(data)
 
 
-@dataclass
-class Peer:
-    """A TLS client of the test's own that holds the consumer's key."""
-
-    raw: socket.socket
-    incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
-    outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
-    tls: Any = None
-
-    def handshake(self, context: ssl.SSLContext, *, last_words: bytes = b"") -> None:
-        """Shake hands; `last_words` go out in the same packet as the end of the handshake."""
-        self.tls = context.wrap_bio(self.incoming, self.outgoing)
-        while True:
-            try:
-                self.tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self.raw.sendall(self.outgoing.read())
-                self.incoming.write(self.raw.recv(1 << 16))
-        if last_words:
-            self.tls.write(last_words)
-        self.raw.sendall(self.outgoing.read())
-
-
 @pytest.fixture
 def knowing(tls_path: Path) -> Iterator[tuple[Path, socket.socket, Hop, Peer, ssl.SSLContext]]:
     application = tls_path.listening()
     producer = tls_path.producer([endpoint(application)])
     with connect(producer.listeners[0]) as raw:
-        context = _context(tls_path.consumer_identity, tls_path.producer_identity)
+        context = tls_context(tls_path.consumer_identity, tls_path.producer_identity)
         yield tls_path, application, producer, Peer(raw), context
 
 
@@ -252,17 +213,8 @@ def test_data_that_come_with_the_handshakes_end_are_not_lost(knowing: Any) -> No
         assert receive(far, len(words)) == words
 
 
-def test_a_stream_without_close_notify_is_not_passed_on_as_complete(knowing: Any) -> None:
-    _, application, _, peer, context = knowing
-    peer.handshake(context, last_words=b"half a fra")
-    with accept(application) as far:
-        assert receive(far, 10) == b"half a fra"
-        peer.raw.shutdown(socket.SHUT_WR)
-        assert receive_until_reset(far) == b""
-
-
 def test_a_forged_record_cuts_the_stream(knowing: Any) -> None:
-    _, application, _, peer, context = knowing
+    path, application, _, peer, context = knowing
     peer.handshake(context, last_words=b"genuine")
     with accept(application) as far:
         assert receive(far, 7) == b"genuine"
@@ -270,7 +222,7 @@ def test_a_forged_record_cuts_the_stream(knowing: Any) -> None:
         record = bytearray(peer.outgoing.read())
         record[-1] ^= 1
         peer.raw.sendall(record)
-        assert receive_until_reset(far) == b""
+        assert path.receive_until_cut(far) == b""
 
 
 def test_the_application_is_dialled_only_after_the_peer_has_proved_itself(knowing: Any) -> None:

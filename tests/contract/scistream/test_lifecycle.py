@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psutil
@@ -19,13 +21,14 @@ from scistream.dataserver import (
     DataServerSpec,
     TlsLeg,
     create_backend,
-    installed,
 )
 from scistream.errors import DataServerError, SciStreamError
+from support.data_servers import PROGRAMS
 from support.relays import Identity, credentials, descendants, endpoint, listening
+from support.tls_peer import tls_context
 
 
-@pytest.fixture(params=installed())
+@pytest.fixture(params=["native", *PROGRAMS])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[DataServerBackend]:
     """A backend of its own for each test, which may be ruined."""
     backend = create_backend(request.param)
@@ -34,8 +37,23 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[DataServerBac
     await backend.close()
 
 
-def _spec(listener: Any, target: Endpoint, **options: Any) -> DataServerSpec:
-    return DataServerSpec(uid="session", listeners=(listener,), targets=(target,), **options)
+OWN, PEER = Identity.make(), Identity.make()
+
+
+def _spec(
+    backend: DataServerBackend, listeners: Sequence[socket.socket], *targets: Endpoint, **options: Any
+) -> DataServerSpec:
+    """A session that is plain if this data server has plain ones."""
+    if "tls" not in options and type(backend).__name__ == "StunnelBackend":
+        options["tls"] = credentials(TlsLeg.TARGET, OWN, PEER)
+    return DataServerSpec(uid="session", listeners=tuple(listeners), targets=targets, **options)
+
+
+def _application_tls(backend: DataServerBackend) -> ssl.SSLContext | None:
+    """What an application's server needs to be reached by such a session."""
+    if type(backend).__name__ == "StunnelBackend":
+        return tls_context(PEER, OWN, server=True)
+    return None
 
 
 async def _echo(backend: DataServerBackend) -> None:
@@ -45,10 +63,12 @@ async def _echo(backend: DataServerBackend) -> None:
         writer.write(await reader.read(100))
         writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as application:
+    async with await asyncio.start_server(
+        answer, "127.0.0.1", 0, ssl=_application_tls(backend)
+    ) as application:
         with listening() as listener:
             server = backend.create()
-            await server.start(_spec(listener, endpoint(application.sockets[0])))
+            await server.start(_spec(backend, [listener], endpoint(application.sockets[0])))
             at = endpoint(listener)
             reader, writer = await asyncio.open_connection(at.host, at.port)
             writer.write(b"hello")
@@ -65,7 +85,7 @@ async def test_a_session_is_started_and_stopped_within_milliseconds(backend: Dat
         with listening() as listener:
             server = backend.create()
             began = loop.time()
-            await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+            await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
             times.append(loop.time() - began)
             await server.stop()
     assert min(times) < 0.05
@@ -75,7 +95,7 @@ async def test_a_death_is_reported_to_every_session(backend: DataServerBackend) 
     with listening() as one, listening() as other:
         servers = [backend.create(), backend.create()]
         for server, listener in zip(servers, (one, other), strict=True):
-            await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+            await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         waiting = [asyncio.ensure_future(server.wait()) for server in servers]
         await asyncio.sleep(0)
         _oldest(descendants()).kill()
@@ -99,7 +119,7 @@ async def test_new_sessions_work_after_a_death(backend: DataServerBackend) -> No
     await _echo(backend)
     with listening() as listener:
         server = backend.create()
-        await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+        await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         _oldest(descendants()).kill()
         await asyncio.wait_for(server.wait(), 10)
         await server.stop()
@@ -109,7 +129,7 @@ async def test_new_sessions_work_after_a_death(backend: DataServerBackend) -> No
 async def test_close_leaves_no_process(backend: DataServerBackend) -> None:
     with listening() as listener:
         server = backend.create()
-        await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+        await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         assert descendants()
         await backend.close()
         assert not descendants()
@@ -126,9 +146,9 @@ async def test_open_twice_is_open_once(backend: DataServerBackend) -> None:
 async def test_a_session_starts_once(backend: DataServerBackend) -> None:
     with listening() as listener:
         server = backend.create()
-        await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+        await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         with pytest.raises(DataServerError, match="started before"):
-            await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+            await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         await server.stop()
 
 
@@ -148,7 +168,7 @@ async def test_a_target_without_an_address_is_refused_by_name(backend: DataServe
     with listening() as listener:
         server = backend.create()
         with pytest.raises(DataServerError, match=r"no-such-host\.invalid"):
-            await server.start(_spec(listener, Endpoint("no-such-host.invalid", 9)))
+            await server.start(_spec(backend, [listener], Endpoint("no-such-host.invalid", 9)))
         await server.stop()
 
 
@@ -168,7 +188,7 @@ async def test_credentials_that_cannot_work_are_refused_at_start_without_showing
         server = backend.create()
         tls = credentials(TlsLeg.LISTENER, *identities[part])
         with pytest.raises(SciStreamError) as refusal:
-            await server.start(_spec(listener, Endpoint("127.0.0.1", 9), tls=tls))
+            await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9), tls=tls))
         assert "c2VjcmV0" not in str(refusal.value)
         assert "session" in str(refusal.value)
         await server.stop()
@@ -180,10 +200,12 @@ async def test_a_retarget_that_cannot_work_changes_nothing(backend: DataServerBa
         writer.write(b"first")
         writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as application:
+    async with await asyncio.start_server(
+        answer, "127.0.0.1", 0, ssl=_application_tls(backend)
+    ) as application:
         with listening() as listener:
             server = backend.create()
-            await server.start(_spec(listener, endpoint(application.sockets[0])))
+            await server.start(_spec(backend, [listener], endpoint(application.sockets[0])))
             own = Identity.make()
             wrong = credentials(TlsLeg.TARGET, own, Identity(b"nonsense", b""))
             with pytest.raises(SciStreamError):
@@ -200,23 +222,21 @@ async def test_a_thousand_channels_fit_one_session(backend: DataServerBackend) -
         listeners = [stack.enter_context(listening()) for _ in range(1000)]
         server = backend.create()
         await server.start(
-            DataServerSpec(
-                uid="wide",
-                listeners=tuple(listeners),
-                targets=tuple(Endpoint("127.0.0.1", port) for port in range(1, 1001)),
-            )
+            _spec(backend, listeners, *(Endpoint("127.0.0.1", port) for port in range(1, 1001)))
         )
         assert len(await server.statistics()) == 1000
         await server.stop()
 
 
 async def test_many_sessions_start_and_stop_at_once(backend: DataServerBackend) -> None:
+    # programs take a hundred times as long to start as a session of the native data server
+    count = 100 if type(backend).__name__ == "NativeBackend" else 10
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(listening()) for _ in range(100)]
+        listeners = [stack.enter_context(listening()) for _ in range(count)]
         servers = [backend.create() for _ in listeners]
         await asyncio.gather(
             *(
-                server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+                server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
                 for server, listener in zip(servers, listeners, strict=True)
             )
         )
@@ -232,7 +252,7 @@ async def test_a_data_server_that_hangs_does_not_hang_its_caller(
     monkeypatch.setattr("scistream.dataserver.tree.connection.REQUEST_LIMIT_S", 0.2)
     with listening() as listener:
         server = backend.create()
-        await server.start(_spec(listener, Endpoint("127.0.0.1", 9)))
+        await server.start(_spec(backend, [listener], Endpoint("127.0.0.1", 9)))
         stopped = _youngest(descendants())
         os.kill(stopped.pid, signal.SIGSTOP)
         try:

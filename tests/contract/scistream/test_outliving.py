@@ -23,8 +23,10 @@ from scistream.core.endpoint import Endpoint
 from scistream.dataserver import Adopted, DataServerSpec, Persistence, TlsLeg, create_backend
 from scistream.dataserver.native import NativeBackend
 from scistream.dataserver.tree import rendezvous
+from scistream.dataserver.tree.backend import TreeBackend
 from scistream.dataserver.tree.messages import MessageSocket
 from scistream.errors import DataServerError
+from support.data_servers import PROGRAMS
 from support.gateway_process import GatewayProcess, session_body
 from support.processes import MarkedProcesses
 from support.relays import (
@@ -39,7 +41,7 @@ from support.relays import (
     listening,
     random_bytes,
     receive,
-    receive_until_reset,
+    receive_until_end,
     turned_away,
     until,
 )
@@ -51,23 +53,26 @@ CHUNKS = 20
 class ControlServers:
     """Starts control servers, as processes and as backends of this one, all with the same directory."""
 
-    def __init__(self, directory: Path, thread: LoopThread) -> None:
+    def __init__(self, directory: Path, thread: LoopThread, kind: str = "native") -> None:
         self.directory = directory
         self.thread = thread
+        self.kind = kind
         self.marked = MarkedProcesses()
         self.processes: list[GatewayProcess] = []
-        self.backends: list[NativeBackend] = []
+        self.backends: list[TreeBackend] = []
 
     def start(self, *sessions: dict[str, Any], **options: Any) -> GatewayProcess:
-        self.processes.append(GatewayProcess.start(self.marked.mark, self.directory, sessions, **options))
+        self.processes.append(
+            GatewayProcess.start(self.marked.mark, self.directory, sessions, kind=self.kind, **options)
+        )
         return self.processes[-1]
 
-    def open(self, **options: Any) -> NativeBackend:
+    def open(self, **options: Any) -> TreeBackend:
         """Be the next control server."""
 
-        async def opened() -> NativeBackend:
-            backend = create_backend("native", {"workers": 2, **options})
-            assert isinstance(backend, NativeBackend)
+        async def opened() -> TreeBackend:
+            backend = create_backend(self.kind, {"workers": 2, **options})
+            assert isinstance(backend, TreeBackend)
             self.backends.append(backend)
             await backend.open(Persistence(self.directory, 60))
             return backend
@@ -76,7 +81,7 @@ class ControlServers:
 
     def adopt(
         self,
-        backend: NativeBackend,
+        backend: TreeBackend,
         before: GatewayProcess,
         uid: str,
         restarted: Callable[[str], None] | None = None,
@@ -85,7 +90,7 @@ class ControlServers:
 
     def trees(self) -> list[psutil.Process]:
         """All processes of data servers that live."""
-        return self.marked.named("scistream.dataserver.native")
+        return self.marked.named(f"scistream.dataserver.{self.kind}")
 
     def close(self) -> None:
         for backend in self.backends:
@@ -96,12 +101,25 @@ class ControlServers:
 
 @pytest.fixture
 def gateways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlServers]:
+    """Those of the native data server: what outlives is the same for all kinds."""
+    yield from _control_servers(tmp_path, monkeypatch, "native")
+
+
+@pytest.fixture(params=["native", *PROGRAMS])
+def all_gateways(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ControlServers]:
+    """Those of each kind in turn."""
+    yield from _control_servers(tmp_path, monkeypatch, request.param)
+
+
+def _control_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[ControlServers]:
     # longer than the address of a Unix socket may be
     directory = tmp_path / ("long-" * 20) / ("name-" * 20)
     directory.mkdir(parents=True)
     directory.chmod(0o700)
     thread = LoopThread()
-    gateways = ControlServers(directory, thread)
+    gateways = ControlServers(directory, thread, kind)
     monkeypatch.setenv("SCISTREAM_MARK_TEST", gateways.marked.mark)
     yield gateways
     try:
@@ -133,8 +151,9 @@ def _has_ended(pid: int) -> bool:
 
 
 def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_next(
-    gateways: ControlServers,
+    all_gateways: ControlServers,
 ) -> None:
+    gateways = all_gateways
     producer, consumer = Identity.make(), Identity.make()
     with contextlib.ExitStack() as stack:
         application = stack.enter_context(listening())
@@ -147,7 +166,7 @@ def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_
         # its supervisor is found again only by its own directory: the consumer's has another one
         elsewhere = gateways.directory.with_name("consumer")
         elsewhere.mkdir(mode=0o700)
-        far_side = ControlServers(elsewhere, gateways.thread)
+        far_side = ControlServers(elsewhere, gateways.thread, gateways.kind)
         far_side.marked = gateways.marked
         stack.callback(far_side.close)
         second = far_side.start(session_body("cons", [first.at["prod"][0]], consumer_tls))
@@ -185,9 +204,13 @@ def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_
         assert sent.digest() == received.digest()
         # 4. they see the whole stream, and lead it elsewhere; the old connection ends where it is
         for one in adopted:
-            (channel,) = gateways.thread.run(one.server.statistics())
-            assert channel.bytes_to_target == CHUNKS * CHUNK
-            assert channel.connections_open == channel.connections_total == 1
+
+            def all_counted(one: Adopted = one) -> bool:
+                (channel,) = gateways.thread.run(one.server.statistics())
+                assert channel.connections_open == channel.connections_total == 1
+                return channel.bytes_to_target == CHUNKS * CHUNK
+
+            until(all_counted, "every byte is counted")
         assert reasons == []
         tls = credentials(TlsLeg.LISTENER, producer, consumer)
         gateways.thread.run(adopted[0].server.retarget([endpoint(other_application)], tls))
@@ -198,7 +221,7 @@ def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_
             far.sendall(b"still here")
             assert receive(near, 10) == b"still here"
             gateways.thread.run(adopted[0].server.stop())
-            assert receive_until_reset(new) == b""
+            assert receive_until_end(new) == b""
         for one in adopted:
             _close(one)
         gateways.thread.run(backend.close())

@@ -27,9 +27,7 @@ from support.relays import (
     random_bytes,
     receive,
     receive_all,
-    receive_until_reset,
     send_in_background,
-    turned_away,
     until,
 )
 
@@ -40,12 +38,17 @@ MEGABYTE = 1_000_000
 def test_every_byte_arrives_in_both_directions_at_once(path: Path, length: int) -> None:
     there, back = random_bytes(length), random_bytes(length)
     with path.joined() as (near, far):
-        sending = [send_in_background(near, there), send_in_background(far, back)]
-        receiving = Background(lambda: receive_all(near))
-        assert hashlib.sha256(receive_all(far)).digest() == hashlib.sha256(there).digest()
+        at_once = path.reads_to_the_end
+        sending = [send_in_background(near, there, end=at_once), send_in_background(far, back, end=at_once)]
+        receiving = Background(lambda: receive(near, length))
+        assert hashlib.sha256(receive(far, length)).digest() == hashlib.sha256(there).digest()
         assert hashlib.sha256(receiving.result()).digest() == hashlib.sha256(back).digest()
         for sender in sending:
             sender.result()
+        if not at_once:
+            near.shutdown(socket.SHUT_WR)
+            far.shutdown(socket.SHUT_WR)
+        assert receive_all(near) == receive_all(far) == b""
 
 
 def test_single_bytes_arrive_one_by_one(path: Path) -> None:
@@ -80,9 +83,12 @@ def test_the_end_of_one_direction_leaves_the_other_open(path: Path) -> None:
             one.shutdown(socket.SHUT_WR)
             assert receive_all(other) == b"question"
             answer = random_bytes(3 * MEGABYTE)
-            sending = send_in_background(other, answer)
-            assert receive_all(one) == answer
+            sending = send_in_background(other, answer, end=path.reads_to_the_end)
+            assert receive(one, len(answer)) == answer
             sending.result()
+            if not path.reads_to_the_end:
+                other.shutdown(socket.SHUT_WR)
+            assert receive_all(one) == b""
 
 
 @pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
@@ -102,38 +108,6 @@ def test_who_says_little_and_ends_at_once_is_heard_to_the_end(path: Path, from_t
 
 
 @pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
-def test_a_reset_arrives_as_a_reset_after_the_data(path: Path, from_target: bool) -> None:
-    with path.joined() as (near, far):
-        one, other = (far, near) if from_target else (near, far)
-        one.sendall(b"first")
-        assert receive(other, 5) == b"first"
-        cut(one)
-        assert receive_until_reset(other) == b""
-
-
-def test_what_came_before_a_reset_is_delivered_first(path: Path) -> None:
-    data = random_bytes(300_000)
-    with path.joined() as (near, far):
-        near.sendall(data)
-        # all of it has reached the first gateway: the kernel of the sender has nothing left to drop
-        until(lambda: path.hops[1].statistics()[0].bytes_to_target == len(data), "bytes at the gateway")
-        cut(near)
-        assert receive_until_reset(far) == data
-
-
-@pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
-def test_a_reset_passes_a_stalled_direction(path: Path, from_target: bool) -> None:
-    with path.joined() as (near, far):
-        one, other = (far, near) if from_target else (near, far)
-        sent = fill(one)
-        cut(one)
-        got = receive_until_reset(other)
-        assert len(got) <= sent
-        until(lambda: path.hops[0].statistics()[0].connections_open == 0, "first gateway forgets it")
-        until(lambda: path.hops[1].statistics()[0].connections_open == 0, "second gateway forgets it")
-
-
-@pytest.mark.parametrize("from_target", [False, True], ids=["client", "target"])
 def test_a_receiver_that_resets_stops_the_sender(path: Path, from_target: bool) -> None:
     with path.joined() as (near, far):
         one, other = (far, near) if from_target else (near, far)
@@ -141,16 +115,6 @@ def test_a_receiver_that_resets_stops_the_sender(path: Path, from_target: bool) 
         cut(other)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             one.sendall(bytes(1 << 27))
-
-
-def test_a_reset_after_the_end_of_the_other_direction_arrives(path: Path) -> None:
-    with path.joined() as (near, far):
-        near.sendall(b"last words")
-        near.shutdown(socket.SHUT_WR)
-        assert receive_all(far) == b"last words"
-        cut(near)
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            far.sendall(bytes(1 << 27))
 
 
 def test_a_slow_receiver_holds_the_sender_back_and_gets_everything(path: Path) -> None:
@@ -202,7 +166,8 @@ def test_hundreds_of_connections_at_once_need_no_thread_each(path: Path) -> None
     serving = Background(serve)
     clients = [connect(consumer.listeners[0]) for _ in range(count)]
     until(lambda: producer.statistics()[0].connections_open == count, "all are open")
-    assert all(process.num_threads() == 1 for process in descendants())
+    if type(path.backend).__name__ != "StunnelBackend":  # which has one
+        assert all(process.num_threads() == 1 for process in descendants())
     for client in clients:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
@@ -247,48 +212,21 @@ def test_statistics_count_each_direction(path: Path) -> None:
             until(lambda hop=hop: hop.statistics() == (expected,), f"counts, last {hop.statistics()}")
 
 
-def test_a_target_that_refuses_resets_the_client(path: Path) -> None:
+def test_a_target_that_refuses_ends_the_client(path: Path) -> None:
     consumer, producer = path.both(Endpoint(LOCALHOST, free_port()))
-    assert turned_away(consumer.listeners[0], saying=b"anybody there?")
+    assert path.turned_away(consumer.listeners[0], saying=b"anybody there?")
     until(lambda: producer.statistics()[0].connections_failed == 1, "the failure is counted")
 
 
 def test_a_target_that_comes_late_is_reached_by_new_connections(path: Path) -> None:
     port = free_port()
     consumer, _ = path.both(Endpoint(LOCALHOST, port))
-    assert turned_away(consumer.listeners[0])
+    assert path.turned_away(consumer.listeners[0])
     with socket.create_server((LOCALHOST, port)) as application:
         application.settimeout(10)
         with connect(consumer.listeners[0]) as near, accept(application) as far:
             near.sendall(b"now")
             assert receive(far, 3) == b"now"
-
-
-def test_nothing_is_read_from_a_client_before_its_target_is_there(path: Path) -> None:
-    # a target whose queue is full neither accepts nor refuses
-    with socket.socket() as deaf:
-        deaf.bind((LOCALHOST, 0))
-        deaf.listen(0)
-        with connect(deaf):
-            hop = path.hop([endpoint(deaf)], None)
-            with connect(hop.listeners[0]) as near:
-                near.sendall(b"patience")
-                until(lambda: hop.statistics()[0].connections_total == 1, "accepted")
-                assert hop.statistics()[0].bytes_to_target == 0
-                # all eight bytes wait in the kernel's queue of the accepted socket, none in the data server
-                assert _receive_queue_of(near) == 8
-
-
-def _receive_queue_of(client: socket.socket) -> int:
-    """Bytes that the kernel holds for the process at the other end of `client`."""
-    local, remote = client.getsockname()[1], client.getpeername()[1]
-    with open("/proc/net/tcp") as table:
-        for line in list(table)[1:]:
-            fields = line.split()
-            ports = [int(address.rsplit(":", 1)[1], 16) for address in fields[1:3]]
-            if ports == [remote, local]:
-                return int(fields[4].split(":")[1], 16)
-    raise AssertionError("no such connection")
 
 
 def test_retarget_moves_new_connections_and_keeps_old_ones(path: Path) -> None:
@@ -307,7 +245,7 @@ def test_retarget_moves_new_connections_and_keeps_old_ones(path: Path) -> None:
         assert receive(old_near, 7) == b"goes on"
 
 
-def test_stop_resets_connections_and_frees_everything(path: Path) -> None:
+def test_stop_cuts_connections_and_frees_everything(path: Path) -> None:
     application = path.listening()
     consumer, producer = path.both(endpoint(application))
     processes = descendants()
@@ -316,8 +254,8 @@ def test_stop_resets_connections_and_frees_everything(path: Path) -> None:
         assert receive(far, 1) == b"x"
         consumer.stop()
         producer.stop()
-        assert receive_until_reset(near) == b""
-        assert receive_until_reset(far) == b""
+        assert path.receive_until_cut(near) == b""
+        assert path.receive_until_cut(far) == b""
         consumer.stop()  # idempotent
     assert path.thread.run(consumer.server.wait()) == "stopped"
     port = endpoint(consumer.listeners[0]).port
@@ -367,8 +305,9 @@ def test_ipv6_on_all_legs(path: Path) -> None:
 def test_a_host_name_is_tried_at_all_its_addresses(path: Path) -> None:
     application = path.listening()
     # the name has ::1 as well on most hosts, where nobody listens
-    hop = path.hop([Endpoint("localhost", endpoint(application).port)], None)
-    with connect(hop.listeners[0]) as near, accept(application) as far:
+    producer = path.producer([Endpoint("localhost", endpoint(application).port)])
+    consumer = path.consumer([endpoint(producer.listeners[0])])
+    with connect(consumer.listeners[0]) as near, accept(application) as far:
         near.sendall(b"named")
         assert receive(far, 5) == b"named"
 

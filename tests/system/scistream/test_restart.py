@@ -27,6 +27,7 @@ from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 from scistream.errors import ResourceExhausted, SciStreamError
 from scistream.wire.answers import Grant
+from support import data_servers
 from support.gateways import (
     PROGRAMS,
     Application,
@@ -112,9 +113,10 @@ def sink() -> Iterator[Sink]:
 class Pair:
     """Two gateways with state directories, which can be killed and started again."""
 
-    def __init__(self, gateways: Gateways, directory: Path) -> None:
+    def __init__(self, gateways: Gateways, directory: Path, kind: str = "native") -> None:
         self.gateways = gateways
         self.directory = directory
+        self.kind = f"--type={kind}"
         self.options: tuple[str, ...] = ()
         self.survivors: list[psutil.Process] = []
         self.start()
@@ -122,7 +124,7 @@ class Pair:
     def start(self, *more: str) -> None:
         self.options = more or self.options
         self.producer, self.consumer = (
-            self.gateways.start(f"--state-dir={self.directory / name}", *self.options)
+            self.gateways.start(f"--state-dir={self.directory / name}", self.kind, *self.options)
             for name in ("producer", "consumer")
         )
 
@@ -181,9 +183,9 @@ class Pair:
 
 
 @pytest.fixture
-def pair(gateways: Gateways, tmp_path: Path) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, gateways: Gateways, tmp_path: Path) -> Iterator[Pair]:
     """Two gateways; the test fails if they leave a process behind."""
-    made = Pair(gateways, tmp_path)
+    made = Pair(gateways, tmp_path, getattr(request, "param", "native"))
     yield made
     for server in made.both:
         if server.process.poll() is None:
@@ -192,6 +194,7 @@ def pair(gateways: Gateways, tmp_path: Path) -> Iterator[Pair]:
     assert not made.end_survivors()
 
 
+@pytest.mark.parametrize("pair", ["native", *data_servers.PROGRAMS], indirect=True)
 def test_a_stream_spans_the_kill_of_both_control_servers_without_losing_a_byte(
     pair: Pair, sink: Sink, application: Applications
 ) -> None:

@@ -7,6 +7,12 @@ import os
 from scistream.dataserver.tree.backend import TreeBackend
 from scistream.errors import ConfigurationError
 
+MAX_BUFFER_BYTES = 1 << 30
+"""The largest window that TCP has."""
+MAX_DSCP = 63
+MIN_PEER_TIMEOUT_S = 2.0
+"""Keepalive counts whole seconds."""
+
 
 class NativeBackend(TreeBackend):
     """The native data server of one gateway.
@@ -16,16 +22,25 @@ class NativeBackend(TreeBackend):
     workers : int, optional
         Worker processes; one per core that this process may use if not given.
     congestion_lan : str or None
-        TCP congestion control of plain legs. Cubic, as BBR's pacing halves the speed of short paths.
+        TCP congestion control of all legs at first. Cubic, as BBR's pacing halves the speed of short paths.
     congestion_wan : str or None
-        The same for encrypted legs; None leaves the kernel's default.
+        That of wide-area legs with a long round trip; None: BBR where this user may use it.
+    wan_buffer_bytes : int or None
+        Socket buffers of such legs, in each direction; None: from rate and measured round trip, 0: the
+        kernel's.
+    dscp : int or None
+        Differentiated services code point of what is sent on wide-area legs.
+    mptcp : bool
+        Dial wide-area legs with MPTCP, which falls back to TCP where the other side does not have it.
+    peer_timeout_s : float
+        A connection whose peer has left everything unanswered for so long is reset.
     tls_engine : str or None
         ``"openssl"`` or ``"stdlib"``; None takes the first that works.
 
     Raises
     ------
     ConfigurationError
-        `workers` is less than 1.
+        A value makes no sense.
     """
 
     def __init__(
@@ -34,10 +49,22 @@ class NativeBackend(TreeBackend):
         workers: int | None = None,
         congestion_lan: str | None = "cubic",
         congestion_wan: str | None = None,
+        wan_buffer_bytes: int | None = None,
+        dscp: int | None = None,
+        mptcp: bool = False,
+        peer_timeout_s: float = 120.0,
         tls_engine: str | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ConfigurationError(f"workers is {workers}: at least one is needed")
+        if wan_buffer_bytes is not None and not 0 <= wan_buffer_bytes <= MAX_BUFFER_BYTES:
+            raise ConfigurationError(f"wan_buffer_bytes is {wan_buffer_bytes}: give 0 to {MAX_BUFFER_BYTES}")
+        if dscp is not None and not 0 <= dscp <= MAX_DSCP:
+            raise ConfigurationError(f"dscp is {dscp}: it has six bits, so give 0 to {MAX_DSCP}")
+        if not peer_timeout_s >= MIN_PEER_TIMEOUT_S:
+            raise ConfigurationError(
+                f"peer_timeout_s is {peer_timeout_s}: at least {MIN_PEER_TIMEOUT_S} are needed"
+            )
         super().__init__(
             "native",
             "scistream.dataserver.native",
@@ -45,6 +72,10 @@ class NativeBackend(TreeBackend):
                 "workers": workers or len(os.sched_getaffinity(0)),
                 "congestion_lan": congestion_lan,
                 "congestion_wan": congestion_wan,
+                "wan_buffer_bytes": wan_buffer_bytes,
+                "dscp": dscp,
+                "mptcp": mptcp,
+                "peer_timeout_s": peer_timeout_s,
                 "tls_engine": tls_engine,
             },
         )

@@ -9,101 +9,139 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
+import os
 import select
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsLeg
 from scistream.dataserver.native.plain import relay_plain
 from scistream.dataserver.native.relay import EVENTS, READABLE
-from scistream.dataserver.native.sockets import reset, tune
+from scistream.dataserver.native.sockets import reset
 from scistream.dataserver.native.tls import TlsEngine, TlsError
 from scistream.dataserver.native.tls_relay import relay_tls
 
 if TYPE_CHECKING:
-    from scistream.dataserver.native.loop import Loop
+    from scistream.dataserver.native.loop import Deadlines, Loop
     from scistream.dataserver.native.session import Address, Channel
-
-logger = logging.getLogger(__name__)
 
 _HANDSHAKE_READ_BYTES = 16 * 1024
 
 
 class Dial:
-    """Connect to the first of several addresses that answers.
+    """Connect to the first of several addresses that answers; if all refuse, try again within a limit.
 
-    `connected` is called with the socket, or `failed` with the reason after the last address.
+    A target that is started at the same time as its client is so reached by the client's first connection.
+
+    Parameters
+    ----------
+    addresses : tuple of Address
+        The target's.
+    open_socket : callable
+        Returns a socket of a family.
+    wanted : callable
+        Returns whether it is still worth while to try again.
+    connected, failed : callable
+        Called with the socket; or with the reason, after the last attempt.
     """
 
     def __init__(
         self,
         loop: Loop,
         addresses: tuple[Address, ...],
-        congestion: str | None,
+        open_socket: Callable[[int], socket.socket],
+        *,
+        wanted: Callable[[], bool],
         connected: Callable[[socket.socket], None],
         failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
-        self._addresses = list(addresses)
-        self._congestion = congestion
+        self._addresses = addresses
+        self._untried = list(addresses)
+        self._retries = iter(loop.dial_retries)
+        self._open_socket = open_socket
+        self._wanted = wanted
         self._connected = connected
         self._failed = failed
         self._socket: socket.socket | None = None
+        self._waiting: Deadlines[Dial] | None = None
+        self._address: Any = ()
         self._reason = "no address"
 
     def begin(self) -> None:
         """Try the next address."""
-        while self._addresses:
-            family, address = self._addresses.pop(0)
+        while self._untried:
+            family, self._address = self._untried.pop(0)
             try:
-                self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                self._socket = self._open_socket(family)
             except OSError as error:
-                self._reason = str(error.strerror)
+                self._refused(error.errno)
                 continue
-            tune(self._socket, self._congestion)
-            code = self._socket.connect_ex(address)
-            if code == 0:  # on this very host
+            code = self._socket.connect_ex(self._address)
+            if code == errno.EINPROGRESS:
+                # on this very host it is complete by now; asking costs less than waiting
+                code = self._socket.connect_ex(self._address)
+            if code == 0:
                 connected, self._socket = self._socket, None
                 self._connected(connected)
                 return
-            if code == errno.EINPROGRESS:
+            if code == errno.EALREADY:
                 self._loop.establishing.add(self)
                 self._loop.watch(
                     self._socket.fileno(), select.EPOLLOUT | select.EPOLLET, self._on_events, self
                 )
                 return
-            self._reason = errno.errorcode.get(code, str(code))
+            self._refused(code)
             self.abort()
-        self._failed(self._reason)
+        self._waiting = next(self._retries, None)
+        if self._waiting is None:
+            self._failed(self._reason)
+        else:
+            self._waiting.add(self)
+
+    def again(self) -> None:
+        """Try all addresses once more."""
+        self._waiting = None
+        if self._wanted():
+            self._untried = list(self._addresses)
+            self.begin()
+        else:
+            self._failed(f"{self._reason}; the client has left")
+
+    def _refused(self, code: int | None) -> None:
+        self._because(os.strerror(code or 0))
+
+    def _because(self, reason: str) -> None:
+        self._reason = f"target {self._address[0]} port {self._address[1]}: {reason}"
 
     def _on_events(self, _events: int) -> None:
         if self._socket is None:
             return
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._reason = errno.errorcode.get(error, str(error))
+        code = self._socket.connect_ex(self._address)  # says what became of it
+        if code == errno.EALREADY:
+            return  # an event of the descriptor's former life
+        if code:
+            self._refused(code)
             self.abort()
             self.begin()
             return
-        try:
-            self._socket.getpeername()
-        except OSError:
-            return  # an event of the descriptor's former life: still connecting
         connected, self._socket = self._socket, None
         self._loop.establishing.discard(self)
-        self._loop.forget(connected.fileno())
         self._connected(connected)
 
     def too_late(self) -> None:
-        """Give up this address."""
-        self._reason = "no answer in time"
+        """Give up this address; that took longer than all retries would."""
+        self._because("no answer in time")
+        self._retries = iter(())
         self.abort()
         self.begin()
 
     def abort(self) -> None:
         """Stop; nobody is called."""
+        if self._waiting is not None:
+            self._waiting.discard(self)
+            self._waiting = None
         if self._socket is not None:
             self._loop.establishing.discard(self)
             self._loop.forget(self._socket.fileno())
@@ -138,6 +176,8 @@ class Handshake:
         self._advance(b"")
 
     def _on_events(self, events: int) -> None:
+        if self._ended:
+            return  # what comes now is reported again to whoever watches next
         if self._unsent and not self._send():
             return
         if events & READABLE:
@@ -188,7 +228,6 @@ class Handshake:
     def _leave(self) -> None:
         self._ended = True
         self._loop.establishing.discard(self)
-        self._loop.forget(self._socket.fileno())
 
     def _fail(self, reason: str) -> None:
         if not self._ended:
@@ -229,9 +268,18 @@ class Establishment:
             self._dial()
 
     def _dial(self) -> None:
-        congestion = self._channel.session.congestion(tls=self._leg is TlsLeg.TARGET)
-        self._step = Dial(self._loop, self._addresses, congestion, self._connected, self._fail)
+        self._step = Dial(
+            self._loop,
+            self._addresses,
+            self._channel.session.target_socket,
+            wanted=self._client_is_there,
+            connected=self._connected,
+            failed=self._fail,
+        )
         self._step.begin()
+
+    def _client_is_there(self) -> bool:
+        return self._accepted.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
     def _connected(self, target: socket.socket) -> None:
         self._target = target
@@ -247,6 +295,7 @@ class Establishment:
             return
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
+        self._channel.session.established(self._channel, self._accepted, target)
         if self._engine is None:
             relay_plain(self._loop, self._channel, self._accepted, target)
         else:
@@ -256,10 +305,7 @@ class Establishment:
             )
 
     def _fail(self, reason: str) -> None:
-        session = self._channel.session
-        logger.info(
-            "session %s: channel %d: connection refused: %s", session.uid, self._channel.index, reason
-        )
+        self._channel.session.tell_refusal(self._channel, reason)
         self.abort()
 
     def abort(self) -> None:
@@ -269,7 +315,8 @@ class Establishment:
         self._ended = True
         if self._step is not None:
             self._step.abort()
-        reset(self._accepted)
-        if self._target is not None:
-            reset(self._target)
+        for sock in (self._accepted, self._target):
+            if sock is not None:
+                self._loop.forget(sock.fileno())
+                reset(sock)
         self._channel.establishment_ended(self, failed=True)

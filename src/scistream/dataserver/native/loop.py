@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from scistream.dataserver.native.sockets import COPIED_BYTES, PipePool
-from scistream.dataserver.native.tls import Scratch
+from scistream.dataserver.native.tls import BATCH_BYTES, Scratch
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Flow
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 256
+CROWD_BYTES = 16 << 20
+"""What all connections may have parked here, in each direction; from 1,024 on each a smallest share."""
 ESTABLISH_LIMIT_S = 10.0
 """How long one TLS handshake, or one attempt to connect to a target's address, may take."""
+DIAL_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.75, 1.5)
+"""When a target that refuses is dialled again, each from the refusal before: within 3 s."""
 STARVED_RETRY_S = 0.05
 """When a flow that got no descriptor for a pipe tries again."""
 CUT_DELIVERY_S = 10.0
@@ -45,31 +49,45 @@ class Owner(Protocol):
         """End at once."""
 
 
+class Agenda:
+    """The deadlines of one loop that hold something, and when to look at them."""
+
+    def __init__(self) -> None:
+        self.running: set[Deadlines[Any]] = set()
+        self.soonest = math.inf
+        """Nothing is late before; by discarding it may have become too early."""
+
+    def act(self, now: float) -> None:
+        """Call the actions of all that is late at `now`."""
+        for deadlines in tuple(self.running):
+            deadlines.act(now)
+        self.soonest = min((deadlines.next_due() for deadlines in self.running), default=math.inf)
+
+
 class Deadlines(Generic[T]):
     """Things that all have the same time from when they are added; `action` is called for each that is late.
 
-    The oldest is always first, so that adding, discarding and looking cost the same for any number. Those
-    that hold something are in the set `running`, so that a loop without time limits has nothing to look at.
+    The oldest is always first, so that adding, discarding and looking cost the same for any number.
     """
 
-    def __init__(
-        self, limit_s: float, action: Callable[[T], None], running: set[Deadlines[Any]] | None = None
-    ) -> None:
+    def __init__(self, limit_s: float, action: Callable[[T], None], agenda: Agenda | None = None) -> None:
         self._limit_s = limit_s
         self._action = action
         self._due: dict[T, float] = {}
-        self._running = running if running is not None else set()
+        self._agenda = agenda if agenda is not None else Agenda()
 
     def add(self, item: T) -> None:
         """Begin its time anew."""
         self._due.pop(item, None)
-        self._due[item] = time.monotonic() + self._limit_s
-        self._running.add(self)
+        due = self._due[item] = time.monotonic() + self._limit_s
+        agenda = self._agenda
+        agenda.running.add(self)
+        agenda.soonest = min(agenda.soonest, due)
 
     def discard(self, item: T) -> None:
         """Forget it."""
         if self._due.pop(item, None) is not None and not self._due:
-            self._running.discard(self)
+            self._agenda.running.discard(self)
 
     def next_due(self) -> float:
         """Return when the first is late, on the monotonic clock; infinity if there is none."""
@@ -100,21 +118,34 @@ class Loop:
         self.pipes = PipePool()
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
+        self.share_bytes = BATCH_BYTES
         self.stopping = False
-        self._running: set[Deadlines[Any]] = set()
+        self._agenda = Agenda()
         self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
+        self.dial_retries = [self.deadlines(wait_s, lambda dial: dial.again()) for wait_s in DIAL_RETRIES_S]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
         self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow))
         self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run())
         self.bulky = self.deadlines(IDLE_S, lambda flow: flow.shrink_if_idle())
 
+    def share_among(self, connections: int) -> None:
+        """Let each of so many connections hold so much less that all together are bounded if all stall."""
+        share = CROWD_BYTES // max(1, connections)
+        self.share_bytes = max(COPIED_BYTES, min(BATCH_BYTES, share))
+
     def deadlines(self, limit_s: float, action: Callable[[Any], None]) -> Deadlines[Any]:
         """Return a time limit that this loop looks after."""
-        return Deadlines(limit_s, action, self._running)
+        return Deadlines(limit_s, action, self._agenda)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None], owner: Owner) -> None:
-        """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`."""
-        self._epoll.register(descriptor, events)
+        """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`.
+
+        If it was watched already this takes its place. In both cases what is there already is told.
+        """
+        if descriptor in self._handlers:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
         self._handlers[descriptor] = handler
         self._owners[descriptor] = owner
 
@@ -123,9 +154,14 @@ class Loop:
         self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
-        """Stop watching; closing is not enough where another process has the same socket."""
+        """Stop watching, before its only descriptor is closed: the kernel does the rest then."""
         if self._handlers.pop(descriptor, None) is not None:
             del self._owners[descriptor]
+
+    def forget_shared(self, descriptor: int) -> None:
+        """Stop watching what stays open, here or in another process."""
+        if descriptor in self._handlers:
+            self.forget(descriptor)
             self._epoll.unregister(descriptor)
 
     def run_again(self, flow: Flow) -> None:
@@ -134,13 +170,13 @@ class Loop:
 
     def run(self) -> None:
         """Handle events until `stopping`."""
-        poll, handlers, turns, running = self._epoll.poll, self._handlers, self._turns, self._running
+        poll, handlers, turns, agenda = self._epoll.poll, self._handlers, self._turns, self._agenda
         while not self.stopping:
             timeout: float | None = None
             if turns:
                 timeout = 0
-            elif running:
-                timeout = max(0.0, min(limit.next_due() for limit in running) - time.monotonic())
+            elif agenda.running:
+                timeout = max(0.0, agenda.soonest - time.monotonic())
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -159,10 +195,8 @@ class Loop:
                 except Exception:
                     logger.exception("a connection is ended because its handler failed")
                     flow.relay.abort()
-            if running:
-                now = time.monotonic()
-                for limit in tuple(running):
-                    limit.act(now)
+            if agenda.running and (now := time.monotonic()) >= agenda.soonest:
+                agenda.act(now)
 
     def close(self) -> None:
         """Free the loop's own descriptors."""

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 FAIR_SHARE = 16
 """Chunks that one flow may move before the others get their turn."""
 MANY_PARKED = 64
-SMALL_CHUNK_BYTES = 64 * 1024
-"""With many slow receivers a flow parks no more than this, which bounds the memory they hold."""
+"""With more slow receivers a flow parks no more than its share, which bounds the memory they hold."""
 
 _NOTHING = memoryview(b"")
 _NON_BLOCKING = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
@@ -114,7 +113,7 @@ class SpliceFlow(Flow):
             parked = self.parked
             if not parked:
                 try:
-                    chunk = PIPE_BYTES if pipes.lent < MANY_PARKED else SMALL_CHUNK_BYTES
+                    chunk = PIPE_BYTES if pipes.lent < MANY_PARKED else self.relay.loop.share_bytes
                     parked = splice(source, pipe[1], chunk, flags=_NON_BLOCKING)
                 except BlockingIOError:
                     self.release()

@@ -144,7 +144,7 @@ class Relay:
         self.to_target, self.from_target = to_target, from_target
         to_target.back, from_target.back = from_target, to_target
         self.channel.relay_begins(self)
-        # watched anew, so that epoll reports all that is there already, an end of stream included
+        # epoll reports all that is there already, an end of stream included
         self.loop.watch(self.accepted.fileno(), EVENTS, to_target.on_source_events, self)
         self.loop.watch(self.target.fileno(), EVENTS, from_target.on_source_events, self)
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
+from scistream.dataserver.native.long_path import LONG_ROUND_TRIP_S
 from scistream.dataserver.native.pacing import Pacer
-from scistream.dataserver.native.sockets import EXHAUSTED, LISTEN_BACKLOG, address_of, tune
-from scistream.dataserver.native.tls import TlsContext, make_context
+from scistream.dataserver.native.sockets import (
+    EXHAUSTED,
+    LISTEN_BACKLOG,
+    address_of,
+    is_tuned,
+    limit_unsent,
+    stream_socket,
+    tune,
+)
+from scistream.dataserver.native.tcp_info import tcp_info
+from scistream.dataserver.native.tls import BATCH_BYTES, TlsContext, make_context
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Relay
@@ -20,6 +32,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Address = tuple[int, Any]
+
+CROWD_PARTS = 4
+"""In a crowd, a connection's share over what may wait unsent on each of its sockets."""
+REFUSALS_TOLD_EVERY_S = 10.0
+"""A session tells of one failed connection in this time; further ones are counted."""
 
 
 class Channel:
@@ -34,7 +51,7 @@ class Channel:
         self.addresses: tuple[Address, ...] = ()
         self.open_relays: set[Relay] = set()
         self.establishing: set[Establishment] = set()
-        self._listener = listener
+        self.listener = listener
         self._accepting = False
         self._total = 0
         self._failed = 0
@@ -46,14 +63,14 @@ class Channel:
         if not self._accepting:
             self._accepting = True
             self.session.worker.loop.watch(
-                self._listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE, self._accept, self
+                self.listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE, self._accept, self
             )
 
     def pause(self) -> None:
         """Leave new connections in the kernel's queue."""
         if self._accepting:
             self._accepting = False
-            self.session.worker.loop.forget(self._listener.fileno())
+            self.session.worker.loop.forget_shared(self.listener.fileno())
 
     def _accept(self, _events: int) -> None:
         worker = self.session.worker
@@ -62,7 +79,7 @@ class Channel:
             return
         try:
             # one at a time: epoll says again if there are more, and everybody else has a turn first
-            accepted, _ = self._listener.accept()
+            accepted, _ = self.listener.accept()
         except BlockingIOError:
             return  # another worker was quicker
         except OSError as error:
@@ -77,6 +94,8 @@ class Channel:
     def adopt(self, accepted: socket.socket) -> None:
         """Take care of an accepted connection."""
         worker = self.session.worker
+        if not is_tuned(accepted):  # it came before the listener was tuned
+            self.session.prepare(accepted, TlsLeg.LISTENER)
         worker.connection_begins(self.session)
         establishment = Establishment(worker.loop, self, accepted)
         self.establishing.add(establishment)
@@ -92,6 +111,7 @@ class Channel:
     def relay_begins(self, relay: Relay) -> None:
         """Keep a connection that is being relayed."""
         self.open_relays.add(relay)
+        self.session.worker.dead_peers.begin()
         if self.session.pacer is not None:
             self.session.pacer.begin(relay)
 
@@ -122,7 +142,7 @@ class Channel:
     def close(self) -> None:
         """Reset every connection and give the listener up."""
         self.pause()
-        self._listener.close()
+        self.listener.close()
         self.abort()
 
 
@@ -134,7 +154,7 @@ class Session:
     worker : Worker
         Whose loop, buffers and room it uses.
     body : dict
-        The ``start`` message: key, uid, slot, targets, TLS credentials, rate.
+        The ``start`` message: key, uid, slot, targets, TLS credentials, wide-area leg, rate.
     listeners : list of socket.socket
         One per channel; the session owns them.
     """
@@ -147,15 +167,19 @@ class Session:
         self.tls: TlsContext | None = None
         self.tls_leg: TlsLeg | None = None
         self.channels = [Channel(self, index, listener) for index, listener in enumerate(listeners)]
-        rate_mbps = float(body["rate_mbps"])
-        self.pacer = Pacer(self, rate_mbps) if rate_mbps > 0 else None
+        self._rate_mbps = float(body["rate_mbps"])
+        self.pacer = Pacer(self, self._rate_mbps) if self._rate_mbps > 0 else None
+        # a tree that outlives its control server may be told by an older one, which does not know of it
+        self._told_wan_leg = TlsLeg(body["wan_leg"]) if body.get("wan_leg") else None
+        self._refusals_told = -math.inf
+        self._refusals_untold = 0
         try:
             self.retarget(body)
         except Exception:
             self.close()
             raise
         for listener in listeners:
-            tune(listener, self.congestion(tls=self.tls_leg is TlsLeg.LISTENER))
+            self.prepare(listener, TlsLeg.LISTENER)
             listener.setblocking(False)
             listener.listen(LISTEN_BACKLOG)
 
@@ -164,9 +188,56 @@ class Session:
         for channel in self.channels:
             channel.listen()
 
-    def congestion(self, *, tls: bool) -> str | None:
-        """Return the congestion control of an encrypted (wide-area) or plain (local) leg."""
-        return self.worker.options.congestion_wan if tls else self.worker.options.congestion_lan
+    @property
+    def wan_leg(self) -> TlsLeg | None:
+        """The leg that crosses the wide-area network."""
+        return self.tls_leg or self._told_wan_leg
+
+    def prepare(self, sock: socket.socket, leg: TlsLeg) -> None:
+        """Set what a leg needs from the beginning; on a listener, for all that it accepts."""
+        tune(sock, self.worker.options.congestion_lan)
+        if leg is self.wan_leg:
+            self.worker.long_path.prepare(sock, self.worker.open_connections(self))
+
+    def target_socket(self, family: int) -> socket.socket:
+        """Return a socket to connect to a target with.
+
+        Raises
+        ------
+        OSError
+            No descriptor is left, or the family is not there.
+        """
+        # MPTCP cannot be paced by the kernel
+        multipath = self.worker.options.mptcp and self.wan_leg is TlsLeg.TARGET and self.pacer is None
+        sock = stream_socket(family, multipath=multipath)
+        self.prepare(sock, TlsLeg.TARGET)
+        return sock
+
+    def established(self, channel: Channel, accepted: socket.socket, target: socket.socket) -> None:
+        """Fit the wide-area leg of a new connection to its path."""
+        share = self.worker.loop.share_bytes
+        if share < BATCH_BYTES:
+            limit_unsent(accepted, share // CROWD_PARTS)
+            limit_unsent(target, share // CROWD_PARTS)
+        if self.wan_leg is None:
+            return
+        long_path = self.worker.long_path
+        wan = accepted if self.wan_leg is TlsLeg.LISTENER else target
+        round_trip_s = tcp_info(wan).round_trip_s
+        if round_trip_s > LONG_ROUND_TRIP_S:
+            long_path.adapt(wan, round_trip_s, self._rate_mbps, self.worker.open_connections(self))
+        if wan is accepted and long_path.windows_are_small:
+            long_path.prepare(channel.listener, self.worker.open_connections(self) + 1)
+
+    def tell_refusal(self, channel: Channel, reason: str) -> None:
+        """Log that a connection failed, if that was not said a moment ago."""
+        now = time.monotonic()
+        if now - self._refusals_told < REFUSALS_TOLD_EVERY_S:
+            self._refusals_untold += 1
+            return
+        more = f" ({self._refusals_untold} more since the last such line)" if self._refusals_untold else ""
+        logger.info("session %s: channel %d: connection refused: %s%s", self.uid, channel.index, reason, more)
+        self._refusals_told, self._refusals_untold = now, 0
 
     def retarget(self, body: dict[str, Any]) -> None:
         """Use other targets and credentials for new connections.

@@ -11,8 +11,6 @@ import struct
 import termios
 from typing import Any
 
-KEEPALIVE_IDLE_S = 60
-KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 6
 LISTEN_BACKLOG = 4096
 
@@ -26,6 +24,8 @@ IDLE_PIPES = 64
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
+_IPPROTO_MPTCP = 262  # linux/in.h; not every build of the socket module has it
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
 _INT_BYTES = struct.calcsize("i")
 
 #: errno values that mean "no descriptor or buffer left", here or in the whole system
@@ -38,18 +38,51 @@ def tune(sock: socket.socket, congestion: str | None) -> None:
     Until `close_in_order` a connection ends with a reset, also when its process is killed: a stream that was
     lost must not look complete.
 
-    Buffer sizes are left to the kernel: setting them stops its autotuning. Where this user may not set the
-    congestion control it stays the kernel's default; `why_no_congestion_control` is asked once at start.
+    Buffer sizes are left to the kernel: setting them stops its autotuning (`long_path` knows when that is
+    right). Where this user may not set the congestion control it stays the kernel's default;
+    `why_no_congestion_control` is asked once at start.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     if congestion:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        set_congestion_control(sock, congestion)
+
+
+def keep_alive(sock: socket.socket, peer_timeout_s: float) -> None:
+    """Let the kernel probe an idle peer, the first time after half of `peer_timeout_s`."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(peer_timeout_s / 2)))
+    interval_s = max(1, round(peer_timeout_s / 2 / KEEPALIVE_PROBES))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def is_kept_alive(sock: socket.socket) -> bool:
+    """Return whether `keep_alive` was called on `sock`, or on its listener before it came."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+
+
+def is_tuned(sock: socket.socket) -> bool:
+    """Return whether `tune` was called on `sock`, or on its listener before it came."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def stream_socket(family: int, *, multipath: bool = False) -> socket.socket:
+    """Return a non-blocking TCP socket; an MPTCP one speaks plain TCP with peers that do not know it.
+
+    Raises
+    ------
+    OSError
+        No descriptor is left, or the kernel has no such family or no MPTCP.
+    """
+    protocol = _IPPROTO_MPTCP if multipath else 0
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
+
+
+def set_congestion_control(sock: socket.socket, name: str) -> None:
+    """Use that congestion control from now on, if this user may; `why_no_congestion_control` tells."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 
 
 def why_no_congestion_control(name: str) -> str:
@@ -62,6 +95,11 @@ def why_no_congestion_control(name: str) -> str:
     return ""
 
 
+def limit_unsent(sock: socket.socket, size: int) -> None:
+    """Let the kernel take no more than `size` bytes that it cannot send yet, however large its buffer is."""
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+
+
 def pace(sock: socket.socket, bytes_per_s: int) -> None:
     """Let the kernel send no faster than this on a TCP connection, whatever its congestion control."""
     sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("L", bytes_per_s))
@@ -69,15 +107,13 @@ def pace(sock: socket.socket, bytes_per_s: int) -> None:
 
 def close_in_order(sock: socket.socket) -> None:
     """Close a connection whose stream is complete: the kernel delivers what is still on the way."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
     sock.close()
 
 
 def reset(sock: socket.socket) -> None:
     """Close a connection so that its peer gets a reset: what was sent must not look complete."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.close()
 
 

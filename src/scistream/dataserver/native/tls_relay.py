@@ -52,7 +52,7 @@ class TlsFlow(Flow):
                 self.source_ended()
                 return False
             try:
-                received = self.source.recv_into(self._scratch.input)
+                received = self.source.recv_into(self._scratch.input, self.relay.loop.share_bytes)
             except BlockingIOError:
                 return False
             except OSError:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Mapping
 from typing import Any
 
 from scistream.dataserver.native.balance import Balance
 from scistream.dataserver.native.tls import load_engine
-from scistream.dataserver.native.worker import WorkerOptions, run_worker
+from scistream.dataserver.native.worker import (
+    DESCRIPTORS_PER_CONNECTION,
+    WorkerOptions,
+    least_descriptors,
+    run_worker,
+)
 from scistream.dataserver.tree.work import Work
+from scistream.errors import ResourceExhausted
+
+RECOMMENDED_DESCRIPTORS = 65536
 
 
 class NativeWork(Work):
@@ -34,12 +43,20 @@ class NativeWork(Work):
 
     def prepare(self) -> None:
         """See what the system permits, and load the TLS engine."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors < least_descriptors(listeners=1):
+            raise ResourceExhausted(
+                f"{descriptors} open files are too few: start with 'ulimit -n {RECOMMENDED_DESCRIPTORS}', or "
+                f"{least_descriptors(listeners=1)} at least (a connection may take "
+                f"{DESCRIPTORS_PER_CONNECTION})"
+            )
         self._options = self._options.permitted()
+        self._long_path = self._options.long_path()
         load_engine(self._options.tls_engine)
 
     def run(self, index: int, control: socket.socket) -> None:
         """Be worker `index`."""
-        run_worker(index, control, self._balance, self._options)
+        run_worker(index, control, self._balance, self._options, self._long_path)
 
     def forget(self, slot: int, index: int) -> None:
         """Let others know that its connections are gone."""

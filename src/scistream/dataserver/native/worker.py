@@ -11,64 +11,85 @@ import resource
 import select
 import socket
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
+from scistream.dataserver.native.dead_peers import DeadPeers
+from scistream.dataserver.native.long_path import LongPath, permitted_long_path
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.pacing import ADJUST_S, Pacer
 from scistream.dataserver.native.session import Channel, Session
-from scistream.dataserver.native.sockets import reset, why_no_congestion_control
+from scistream.dataserver.native.sockets import reset, stream_socket, why_no_congestion_control
 from scistream.dataserver.tree.logs import MAX_WAITING, log_to
 from scistream.dataserver.tree.messages import Message, MessageSocket
-from scistream.errors import SciStreamError
+from scistream.errors import ResourceExhausted, SciStreamError
+
+if TYPE_CHECKING:
+    from scistream.dataserver.native.relay import Relay
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTORS_PER_CONNECTION = 6
 """Two sockets, and a pipe in each direction while both receivers are slow."""
 DESCRIPTORS_IN_RESERVE = 200
+LEAST_CONNECTIONS = 10
+"""With open files for fewer there is no sense in starting."""
 RESUME_S = 0.1
 """How often a worker without descriptors looks whether the system has some again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What all sessions of a tree have in common.
+    """What all sessions of a tree have in common; `NativeBackend` says what each means."""
 
-    Parameters
-    ----------
-    congestion_lan, congestion_wan : str or None
-        TCP congestion control of plain and of encrypted legs; None is the kernel's default.
-    tls_engine : str or None
-        Name of the TLS engine; None takes the best one.
-    """
-
-    congestion_lan: str | None = "cubic"
-    congestion_wan: str | None = None
-    tls_engine: str | None = None
+    congestion_lan: str | None
+    congestion_wan: str | None
+    wan_buffer_bytes: int | None
+    dscp: int | None
+    mptcp: bool
+    peer_timeout_s: float
+    tls_engine: str | None
 
     def permitted(self) -> WorkerOptions:
         """Return what of it this process may use; a warning says what it may not."""
-        wishes = {"congestion_lan": self.congestion_lan, "congestion_wan": self.congestion_wan}
-        for option, name in wishes.items():
-            reason = why_no_congestion_control(name) if name else ""
-            if reason:
-                wishes[option] = None
+        congestion_lan, mptcp = self.congestion_lan, self.mptcp
+        if congestion_lan and (reason := why_no_congestion_control(congestion_lan)):
+            logger.warning(
+                "congestion_lan: the congestion control %r cannot be used (%s), so the kernel's default is; "
+                "the sysctl net.ipv4.tcp_allowed_congestion_control lists what is allowed",
+                congestion_lan,
+                reason,
+            )
+            congestion_lan = None
+        if mptcp:
+            try:
+                stream_socket(socket.AF_INET, multipath=True).close()
+            except OSError as error:
                 logger.warning(
-                    "%s: the congestion control %r cannot be used (%s), so the kernel's default is; "
-                    "the sysctl net.ipv4.tcp_allowed_congestion_control lists what is allowed",
-                    option,
-                    name,
-                    reason,
+                    "mptcp: not used (%s); as root, if the kernel has it: sysctl -w net.mptcp.enabled=1",
+                    error.strerror,
                 )
-        return replace(self, **wishes)
+                mptcp = False
+        return replace(self, congestion_lan=congestion_lan, mptcp=mptcp)
+
+    def long_path(self) -> LongPath:
+        """Return how wide-area legs are treated; log lines say what this process may not."""
+        return permitted_long_path(self.congestion_wan, self.wan_buffer_bytes, self.dscp)
 
 
 class Worker:
     """The worker with this index in the tree."""
 
-    def __init__(self, index: int, control: socket.socket, balance: Balance, options: WorkerOptions) -> None:
+    def __init__(
+        self,
+        index: int,
+        control: socket.socket,
+        balance: Balance,
+        options: WorkerOptions,
+        long_path: LongPath,
+    ) -> None:
         self.options = options
+        self.long_path = long_path
         self.loop = Loop()
         self._control = MessageSocket(control)
         self._balance = BalanceOfWorker(balance, index)
@@ -79,6 +100,7 @@ class Worker:
         self._paused = False
         self._resume = self.loop.deadlines(RESUME_S, Worker._try_to_resume)
         self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
+        self.dead_peers = DeadPeers(self.loop, options.peer_timeout_s, self._open_relays)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
         self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
 
@@ -135,16 +157,26 @@ class Worker:
     def connection_begins(self, session: Session) -> None:
         """Count it."""
         self._connections += 1
+        self.loop.share_among(self._connections)
         self._balance.count(session.slot, 1)
 
     def connection_ends(self, session: Session) -> None:
         """Count it."""
         self._connections -= 1
+        self.loop.share_among(self._connections)
         self._balance.count(session.slot, -1)
 
     def open_connections(self, session: Session) -> int:
         """Return how many connections it has in all workers."""
         return self._balance.total(session.slot)
+
+    def _open_relays(self) -> list[Relay]:
+        return [
+            relay
+            for session in self._sessions.values()
+            for channel in session.channels
+            for relay in channel.open_relays
+        ]
 
     def hand_over(self, channel: Channel, accepted: socket.socket) -> bool:
         """Pass a new connection to a worker that has fewer; return False if it stays here."""
@@ -200,6 +232,14 @@ class Worker:
         raise SciStreamError(f"unknown operation {operation!r}")
 
     def _start(self, body: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        needed = least_descriptors(self._listeners + len(descriptors))
+        if needed > self._descriptors:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ResourceExhausted(
+                f"{len(descriptors)} channels more are too many for {self._descriptors} open files: not one "
+                f"connection could be carried; start with 'ulimit -n {needed}' at least"
+            )
         session = Session(self, body, [socket.socket(fileno=descriptor) for descriptor in descriptors])
         self._sessions[session.key] = session
         self._listeners += len(session.channels)
@@ -216,11 +256,18 @@ class Worker:
             session.close()
 
 
-def run_worker(index: int, control: socket.socket, balance: Balance, options: WorkerOptions) -> None:
+def least_descriptors(listeners: int) -> int:
+    """Return how many open files a worker needs to carry `LEAST_CONNECTIONS` of so many channels."""
+    return DESCRIPTORS_IN_RESERVE + listeners + LEAST_CONNECTIONS * DESCRIPTORS_PER_CONNECTION
+
+
+def run_worker(
+    index: int, control: socket.socket, balance: Balance, options: WorkerOptions, long_path: LongPath
+) -> None:
     """Be worker `index` in this process, until its control socket ends."""
     for sock in sockets_to_close(balance, index):
         sock.close()
-    worker = Worker(index, control, balance, options)
+    worker = Worker(index, control, balance, options, long_path)
     log_to(worker.tell)
     worker.run()
     balance.close()

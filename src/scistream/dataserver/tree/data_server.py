@@ -89,6 +89,7 @@ class TreeDataServer(DataServer):
                     "uid": spec.uid,
                     "targets": targets,
                     "tls": _tls_body(spec.tls),
+                    "wan_leg": None if spec.wan_leg is None else spec.wan_leg.value,
                     "rate_mbps": spec.rate_mbps,
                 },
                 [listener.fileno() for listener in spec.listeners],

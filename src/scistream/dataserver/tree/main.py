@@ -53,9 +53,11 @@ def main(kind: str, make_work: Callable[[Mapping[str, Any]], Work]) -> int:
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
     try:
+        work = make_work(arguments.settings)
+        work.directory = arguments.directory
         supervisor = Supervisor(
             control,
-            make_work(arguments.settings),
+            work,
             {"kind": kind, **arguments.settings},
             arguments.directory,
         )

@@ -63,6 +63,7 @@ class Supervisor:
         settings: Mapping[str, Any],
         directory: Path | None = None,
     ) -> None:
+        raise_descriptor_limit()  # at first: whether it is enough is looked at when the work is prepared
         link = MessageSocket(control)
         self._work = work
         self._tree = uuid.uuid4().hex
@@ -81,7 +82,6 @@ class Supervisor:
 
     def run(self) -> bool:
         """Serve until there is nobody left to serve, or a signal comes; return False after a failure."""
-        raise_descriptor_limit()
         # a signal only has to wake the poll: its handler sets the flag
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)

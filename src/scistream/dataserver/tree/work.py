@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 MAX_SESSIONS = 1 << 14
 """How many slots there are: each session of a tree has one, which others have used before it."""
 
 
 class Work(ABC):
-    """What all workers of one tree have in common. It is made in the supervisor's process."""
+    """What all workers of one tree have in common. It is made in the supervisor's process.
+
+    Attributes
+    ----------
+    directory : Path or None
+        The tree's own, where it is found again; None if it ends with its control server. Set before
+        `prepare`.
+    """
+
+    directory: Path | None = None
 
     @property
     @abstractmethod

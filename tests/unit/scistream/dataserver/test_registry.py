@@ -6,8 +6,11 @@ from importlib import metadata
 
 import pytest
 
-from scistream.dataserver import create_backend, installed
+from scistream.dataserver import DataServerBackend, create_backend, installed
+from scistream.dataserver.haproxy import HaproxyBackend
 from scistream.dataserver.native import NativeBackend
+from scistream.dataserver.nginx import NginxBackend
+from scistream.dataserver.stunnel import StunnelBackend
 from scistream.errors import ConfigurationError
 
 
@@ -18,6 +21,23 @@ def test_the_native_data_server_is_installed() -> None:
 @pytest.mark.parametrize("name", ["native", "Native", "NATIVE", " native "])
 def test_names_match_whatever_their_case(name: str) -> None:
     assert isinstance(create_backend(name), NativeBackend)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("Haproxy", HaproxyBackend),
+        ("HaproxySubprocess", HaproxyBackend),
+        ("Nginx", NginxBackend),
+        ("NginxSubprocess", NginxBackend),
+        ("Stunnel", StunnelBackend),
+        ("StunnelSubprocess", StunnelBackend),
+    ],
+)
+def test_the_names_of_the_reference_select_programs(name: str, backend: type[DataServerBackend]) -> None:
+    assert isinstance(create_backend(name), backend)
+    with pytest.raises(ConfigurationError, match="at least one"):
+        create_backend(name, {"workers": 0})
 
 
 def test_an_unknown_name_lists_what_is_installed() -> None:

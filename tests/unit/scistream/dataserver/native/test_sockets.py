@@ -13,6 +13,9 @@ from scistream.dataserver.native import sockets
 from scistream.dataserver.native.sockets import (
     PipePool,
     close_in_order,
+    is_kept_alive,
+    is_tuned,
+    keep_alive,
     reset,
     tune,
     unacknowledged_bytes,
@@ -94,11 +97,14 @@ def test_unacknowledged_bytes_are_those_that_the_peers_kernel_has_not() -> None:
 def test_tuning_a_listener_tunes_what_it_accepts() -> None:
     with listening() as listener:
         tune(listener, "reno")
+        keep_alive(listener, 120)
         with connect(listener), accept(listener) as server:
             assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            idle = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-            assert idle == sockets.KEEPALIVE_IDLE_S
+            assert is_tuned(server)
+            assert is_kept_alive(server)
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle_s, interval_s, probes = (server.getsockopt(socket.IPPROTO_TCP, name) for name in options)
+            assert idle_s + interval_s * probes == 120
             name = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             assert name.rstrip(b"\0") == b"reno"
 

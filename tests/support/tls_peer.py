@@ -1,0 +1,49 @@
+"""A TLS peer of the test's own, which says what it likes when it likes."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.relays import Identity
+
+
+def tls_context(own: Identity | None, peer: Identity | None, *, server: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE if peer is None else ssl.CERT_REQUIRED
+    if peer is not None:
+        context.load_verify_locations(cadata=peer.certificate.decode())
+    if own is not None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(own.key + own.certificate)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
+
+
+@dataclass
+class Peer:
+    """A TLS client of the test's own that holds the consumer's key."""
+
+    raw: socket.socket
+    incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    tls: Any = None
+
+    def handshake(self, context: ssl.SSLContext, *, last_words: bytes = b"") -> None:
+        """Shake hands; `last_words` go out in the same packet as the end of the handshake."""
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self.raw.sendall(self.outgoing.read())
+                self.incoming.write(self.raw.recv(1 << 16))
+        if last_words:
+            self.tls.write(last_words)
+        self.raw.sendall(self.outgoing.read())
