@@ -271,8 +271,9 @@ def test_what_a_killed_tree_has_left_is_removed_at_the_next_start(gateway: Gatew
     assert gateway.files() == []
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "supervisor killed"])
 def test_without_persistence_files_are_in_a_temporary_folder_that_goes_with_the_tree(
-    gateway: Gateway,
+    gateway: Gateway, killed: bool
 ) -> None:
     kept: list[Path] = []
 
@@ -286,14 +287,17 @@ def test_without_persistence_files_are_in_a_temporary_folder_that_goes_with_the_
                 await server.start(
                     DataServerSpec(uid="s", listeners=(listener,), targets=(endpoint(application),), tls=tls)
                 )
-                worker = psutil.Process(backend.pids[1])  # type: ignore[attr-defined]
+                supervisor, worker = map(psutil.Process, backend.pids)  # type: ignore[attr-defined]
                 kept.extend(Path(child.cwd()) for child in worker.children())
+                if killed:
+                    supervisor.kill()
+                    await server.wait()
         finally:
             await backend.close()
 
     gateway.thread.run(use())
     assert kept
-    assert not any(folder.exists() or folder.parent.exists() for folder in kept)
+    until(lambda: not any(folder.parent.exists() for folder in kept), "the folder is removed")
 
 
 def test_a_rate_is_refused_with_what_can_keep_it(gateway: Gateway) -> None:

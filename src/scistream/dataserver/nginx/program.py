@@ -4,6 +4,10 @@ It finds its listening sockets by the variable ``NGINX`` (their descriptors) and
 does when its binary is replaced. SIGHUP makes it read its configuration again: new workers accept, those
 before finish their connections ("Controlling nginx" in its documentation). Connections that have ended are
 known from its access log, those that are open from the kernel.
+
+It passes on the end of one direction (``proxy_half_close``), on an encrypted leg by TCP's FIN without TLS's
+close_notify (seen with 1.22). A peer that takes that for a cut stream, as the native data server does, resets
+the connection there. Without half-close nginx would drop what still comes from the other direction.
 """
 
 from __future__ import annotations

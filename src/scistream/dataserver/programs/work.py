@@ -61,7 +61,8 @@ class ProgramWork(Work):
         del index
         if self._folder is None:
             raise DataServerError("the work is not prepared")
-        asyncio.run(Worker(control, self._program, self._folder).run())
+        if asyncio.run(Worker(control, self._program, self._folder).run()):
+            self.close()  # the supervisor may have been killed
 
     def forget(self, slot: int, index: int) -> None:
         """Do nothing: connections are counted by the program."""

@@ -50,8 +50,8 @@ class Worker:
         self._ended = asyncio.Event()
         self._writing = False
 
-    async def run(self) -> None:
-        """Serve until the control socket ends; then end every session."""
+    async def run(self) -> bool:
+        """Serve until the control socket ends, then end every session; return False after a bug."""
         become_subreaper()
         log_to(self.tell)
         self._loop = asyncio.get_running_loop()
@@ -59,6 +59,7 @@ class Worker:
         await self._ended.wait()
         self._loop.remove_reader(self._control.fileno())
         await asyncio.gather(*self._stopping, *map(self._stop, list(self._sessions)), return_exceptions=True)
+        return self._control.ended
 
     def tell(self, body: Body) -> None:
         """Send the supervisor what it has not asked for; too much of it is left out."""

@@ -4,6 +4,9 @@ It finds its listening sockets as a service that systemd starts does: ``LISTEN_F
 descriptors in the order of its services (sd_listen_fds(3)). SIGHUP makes it read its configuration again;
 connections that are open go on. Those that have ended are known from its log, those that are open from the
 kernel. It has no check of its own: what is wrong is in its first lines.
+
+A stream whose two directions end at nearly the same time may lose what stunnel has not read yet (seen with
+5.68).
 """
 
 from __future__ import annotations
