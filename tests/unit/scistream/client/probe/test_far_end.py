@@ -133,6 +133,16 @@ def test_a_near_end_that_comes_back_in_time_has_not_broken_off() -> None:
     assert (event.kind, event.to_peer_gbps, event.from_peer_gbps) == (FarEventKind.PROBED, 2, 1)
 
 
+def test_a_near_end_that_measures_for_longer_than_its_connections_may_be_missed_has_not_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(far_end, "_PATIENCE_S", 1.0)
+    with serving(once=True) as far:
+        measure(far.listeners, seconds=1.5)
+        far.result()
+    assert [event.kind for event in far.events] == [FarEventKind.PROBED]
+
+
 def test_stopping_it_ends_open_connections() -> None:
     with serving() as far, greeted(far.listeners[0]) as stream:
         far.far_end.stop()

@@ -159,16 +159,21 @@ def test_a_session_that_carries_nothing_is_an_error_and_not_a_rate_of_0(
         measure(far.listeners, seconds=SHORT_S)
 
 
-def test_an_interrupted_probe_leaves_no_thread_and_the_far_end_goes_on() -> None:
+@pytest.mark.parametrize("phase", ["to consumer", "to producer"])
+def test_an_interrupted_probe_ends_at_once_and_leaves_no_thread_and_the_far_end_goes_on(
+    monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
     before = set(threading.enumerate())
+    lasting_s = {"to consumer": 300.0, "to producer": SHORT_S}
+    monkeypatch.setattr(near_end, "_PINGING", 0.0)
 
     def interrupt(progress: Progress) -> None:
-        if progress.what == "to producer":
+        if progress.what == phase:
             raise KeyboardInterrupt
 
     with serving() as far:
         with pytest.raises(KeyboardInterrupt):
-            measure(far.listeners, connections=2, seconds=SHORT_S, progress=interrupt)
+            measure(far.listeners, connections=2, seconds=lasting_s[phase], progress=interrupt)
         measure(far.listeners, seconds=SHORT_S)
         until(lambda: FarEventKind.PROBED in {event.kind for event in far.events})
     assert set(threading.enumerate()) <= before
