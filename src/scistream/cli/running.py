@@ -12,7 +12,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 import click
@@ -177,3 +179,28 @@ def run_until_done(work: Callable[[], Awaitable[T]]) -> T:
             return await unless_stopped(work(), signals)
 
     return asyncio.run(supervised())
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block, in a program without an event loop; the second one forces it.
+
+    Raises
+    ------
+    StoppedBySignal
+        A signal ended it.
+    """
+    received: list[int] = []
+
+    def receive(signum: int, _: FrameType | None) -> None:
+        if received:
+            os._exit(128 + signum)
+        received.append(signum)
+        raise StoppedBySignal(signum)
+
+    before = {signum: signal.signal(signum, receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

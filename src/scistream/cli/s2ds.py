@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,9 @@ from scistream.cli.completion import completion
 from scistream.cli.config_file import config_option
 from scistream.cli.output import emit, error_events
 from scistream.cli.running import run_program, run_until_done
+from scistream.cli.sockets import listen_at
 from scistream.core.endpoint import Endpoint
-from scistream.errors import ConfigurationError, DataServerError, ResourceExhausted
+from scistream.errors import ConfigurationError, DataServerError
 
 if TYPE_CHECKING:
     from scistream.dataserver import ChannelStatistics, TlsCredentials
@@ -210,7 +210,7 @@ class _Relay:
         from scistream.dataserver import DataServerSpec, TlsLeg, create_backend
 
         with contextlib.ExitStack() as stack:
-            listeners = [stack.enter_context(_listen(endpoint)) for endpoint in self.listen]
+            listeners = [stack.enter_context(listen_at(endpoint)) for endpoint in self.listen]
             backend = create_backend("native", backend_options)
             try:
                 await backend.open()
@@ -276,28 +276,6 @@ async def _samples(
         if ended.done():
             return
         yield await statistics()
-
-
-def _listen(endpoint: Endpoint) -> socket.socket:
-    """Return a socket that listens at `endpoint`.
-
-    Raises
-    ------
-    ResourceExhausted
-        The port is taken.
-    ConfigurationError
-        The address is not one of this host's.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        busy = error.errno == errno.EADDRINUSE
-        kind = ResourceExhausted if busy else ConfigurationError
-        advice = "choose another port, or 0 for a free one" if busy else "give an address of this host"
-        raise kind(f"cannot listen on {endpoint}: {error.strerror or error}; {advice}") from error
 
 
 s2ds.add_command(completion)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import socket
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +16,6 @@ import pytest
 from scistream.auth.certificates import fingerprint, write_certificate
 from scistream.auth.shared_key import read_token_file
 from support.gateways import (
-    PROGRAMS,
     TIMEOUT_S,
     Application,
     ControlServerProcess,
@@ -32,6 +27,7 @@ from support.gateways import (
     start_program,
     until,
 )
+from support.terminal import Terminal
 
 Applications = Callable[[str], Application]
 
@@ -340,45 +336,6 @@ def test_watching_a_session_that_is_not_there(
 # --- trust -----------------------------------------------------------------------------------------------
 
 
-class Terminal:
-    """``s2uc`` on a terminal of its own."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.master, slave = pty.openpty()
-        self.seen = ""
-        self.process = subprocess.Popen(
-            [PROGRAMS / "s2uc", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "150", **environment},
-            start_new_session=True,
-        )
-        os.close(slave)
-
-    def expect(self, text: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, self.seen
-            try:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
-            except OSError:  # the program has ended
-                assert text in self.seen, self.seen
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
-
-
 def test_nobody_is_trusted_without_an_answer(
     gateways: Gateways, profiles: Callable[..., dict[str, str]]
 ) -> None:
@@ -469,7 +426,7 @@ def test_a_profiles_fingerprint_stands_for_the_certificate(gateways: Gateways, t
     [
         *("request", "request1", "inbound-request", "inbound_request", "outbound_request", "prod_req"),
         *("prod-req", "cons_req", "update", "release", "check_status", "check-status", "status", "list"),
-        *("watch", "renew", "trust"),
+        *("watch", "probe", "renew", "trust"),
     ],
 )
 def test_every_command_has_help_and_json_in_both_spellings(command: str) -> None:

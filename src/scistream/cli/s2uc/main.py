@@ -9,6 +9,7 @@ from scistream.cli.completion import completion
 from scistream.cli.config_file import config_option
 from scistream.cli.running import run_program
 from scistream.cli.s2uc import parameters
+from scistream.cli.s2uc.probe import probe
 from scistream.cli.s2uc.request import request
 from scistream.cli.s2uc.sessions import list_sessions, release, renew, status
 from scistream.cli.s2uc.sides import cons_req, inbound_request, outbound_request, prod_req
@@ -45,6 +46,7 @@ def s2uc() -> None:
       s2uc request aps alcf --target 10.0.1.5:5001
       s2uc list
       s2uc watch UID
+      s2uc probe UID                 # how fast is it? before the applications start
       s2uc release UID
 
     Commands and options may be written with '_' for '-'. Options also come from the environment
@@ -67,6 +69,7 @@ for command in (
     status,
     list_sessions,
     watch,
+    probe,
     renew,
     release,
     trust,

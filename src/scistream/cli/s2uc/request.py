@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from scistream.cli.completion import complete_profiles
 from scistream.cli.facilities import find_facility
 from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
+from scistream.cli.s2uc.progress import progress_line
 from scistream.cli.show import show_pairs
 
 
@@ -104,7 +102,7 @@ def request(
     from scistream.client.aio import open_session
 
     async def work() -> dict[str, Any]:
-        with _progress() as progress:
+        with progress_line() as progress:
             session = await open_session(
                 ours,
                 theirs,
@@ -128,29 +126,3 @@ def request(
         }
 
     show_pairs(run_until_done(work), as_json=as_json)
-
-
-class _Progress:
-    """One line on a terminal, written over again and again; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._wanted = sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        """Show what is waited for."""
-        if self._wanted:
-            click.echo(f"\r\x1b[K{text} …", nl=False, err=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._wanted:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-
-@contextmanager
-def _progress() -> Iterator[_Progress]:
-    progress = _Progress()
-    try:
-        yield progress
-    finally:
-        progress.clear()
