@@ -140,6 +140,8 @@ class LongPath:
             socket.SOL_SOCKET, socket.SO_RCVBUF
         ):
             self._set_receive_buffer(sock, wanted)
+            # the window may not grow beyond what the buffer allowed when the connection was established
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, wanted)
 
     def _wanted_bytes(self, round_trip_s: float, rate_mbps: float, connections: int) -> int:
         if self.buffer_bytes is not None:

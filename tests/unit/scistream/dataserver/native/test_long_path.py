@@ -109,6 +109,8 @@ def test_a_long_path_gets_its_buffers() -> None:
         path.adapt(accepted, 0.04, 0, 1)
         assert _buffers(accepted) == (200 * 1024, 200 * 1024)
         assert _congestion(accepted) == "reno"
+        # without this the window stays at what the buffer was worth when the connection began
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP) == 100 * 1024
 
 
 def test_a_receive_buffer_whose_window_was_promised_is_not_made_smaller() -> None:
