@@ -41,6 +41,7 @@ format: $(VENV)/.developed  ## Format the code
 bench: $(VENV)/.developed  ## Run the benchmarks against the peers that are installed
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/control.py
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python benchmarks/wan.py; else echo 'benchmarks/wan.py needs root: skipped'; fi
 	$(BIN)/python benchmarks/reconstruct.py
 
 protocol: $(VENV)/.developed  ## Generate the protocol's Python files anew

@@ -101,6 +101,8 @@ class ControlServerConfig:
         For data listeners.
     data_server : str
         Kind of the data servers.
+    data_server_settings : mapping
+        How they work; the kind says which there are.
     authenticator, authenticator_settings : str, mapping of str to str
         Who asks is known by this.
     encryption : Encryption
@@ -139,6 +141,7 @@ class ControlServerConfig:
     data_server: str
     authenticator: str
     authenticator_settings: Mapping[str, str] = field(default_factory=dict)
+    data_server_settings: Mapping[str, object] = field(default_factory=dict)
     encryption: Encryption = Encryption.REQUIRED
     limits: Limits = field(default_factory=Limits)
     drain_timeout_s: float = 10

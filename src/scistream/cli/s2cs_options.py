@@ -15,6 +15,7 @@ import click
 
 from scistream.cli import options
 from scistream.cli.config_file import config_option
+from scistream.cli.data_server_options import NATIVE_OPTIONS
 from scistream.cli.s2cs_addresses import DEFAULT_HOST, DEFAULT_PORT, LOOPBACK
 from scistream.config import StopMode
 from scistream.core.session import Encryption
@@ -69,6 +70,7 @@ def _all() -> tuple[Callable[[F], F], ...]:
         *_addresses(),
         *_access(),
         *_sessions(),
+        *NATIVE_OPTIONS,
         options.json_option("Print events as JSON lines on stdout: ready, done, error."),
         config_option(),
         options.verbose_option(logging.INFO, "--v"),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from scistream.cli.data_server_options import NATIVE_NAMES
 from scistream.cli.s2cs_addresses import find_addresses
 from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
 from scistream.core.session import Encryption
@@ -38,6 +40,7 @@ class Settings:
     private_key: Path
     tls: bool
     data_server: str
+    native_settings: Mapping[str, object]
     auth: str | None
     auth_file: Path | None
     client_id: str | None
@@ -107,6 +110,7 @@ class Settings:
             if self.advertise_port_range
             else None,
             data_server=data_server,
+            data_server_settings=self.native_settings,
             authenticator=self.auth or "",
             authenticator_settings=self._auth_settings(),
             encryption=Encryption(self.encryption),
@@ -162,6 +166,9 @@ class Settings:
         names = installed()
         found = [one for one in names if one.lower() == self.data_server.strip().lower()]
         if found:
+            if self.native_settings and found[0] != "native":
+                given = ", ".join(NATIVE_NAMES[name] for name in self.native_settings)
+                problems.append(f"{given}: only the native data server can do that, not {found[0]}")
             return found[0]
         problems.append(
             f"data server {self.data_server!r} is not available in this installation; there are: "

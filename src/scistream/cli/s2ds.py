@@ -15,6 +15,7 @@ import click
 from scistream.cli import options
 from scistream.cli.completion import completion
 from scistream.cli.config_file import config_option
+from scistream.cli.data_server_options import native_options
 from scistream.cli.output import emit, error_events
 from scistream.cli.running import run_program, run_until_done
 from scistream.cli.sockets import listen_at
@@ -95,39 +96,12 @@ class _Encryption:
 @click.option("--certificate", type=_FILE, help="This side's certificate (PEM).")
 @click.option("--private-key", type=_FILE, help="Its key (PEM).")
 @click.option("--peer-certificate", type=_FILE, help="The only certificate accepted from the other side.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes  [default: one per core]")
 @click.option(
     "--wan-leg",
     type=click.Choice(_LEGS),
     help="The leg between the facilities, if it is not encrypted  [default: that of --tls-leg]",
 )
-@click.option("--congestion-lan", default="cubic", show_default=True, help="TCP congestion control.")
-@click.option(
-    "--congestion-wan",
-    help="The same for the leg between the facilities if its round trip is long  "
-    "[default: bbr, where this user may use it]",
-)
-@click.option(
-    "--wan-buffer",
-    "wan_buffer_bytes",
-    type=click.IntRange(min=0),
-    metavar="BYTES",
-    help="Its socket buffers then; 0: the kernel's  [default: by the round trip]",
-)
-@click.option("--dscp", type=click.IntRange(0, 63), help="Mark what is sent on that leg.")
-@click.option("--mptcp", is_flag=True, help="Dial that leg with MPTCP, if the other side has it.")
-@click.option(
-    "--peer-timeout",
-    "peer_timeout_s",
-    type=click.FloatRange(min=2),
-    default=120,
-    show_default=True,
-    metavar="SECONDS",
-    help="Reset a connection whose peer has left everything unanswered for so long.",
-)
-@click.option(
-    "--tls-engine", type=click.Choice(["openssl", "stdlib"]), help="[default: the first one that works]"
-)
+@native_options
 @click.option(
     "--statistics-interval",
     type=click.FloatRange(min=0.2),
@@ -143,15 +117,8 @@ def forward(
     certificate: Path | None,
     private_key: Path | None,
     peer_certificate: Path | None,
-    workers: int | None,
     wan_leg: str | None,
-    congestion_lan: str,
-    congestion_wan: str | None,
-    wan_buffer_bytes: int | None,
-    dscp: int | None,
-    mptcp: bool,
-    peer_timeout_s: float,
-    tls_engine: str | None,
+    native_settings: dict[str, object],
     statistics_interval: float | None,
     as_json: bool,
 ) -> None:
@@ -180,18 +147,8 @@ def forward(
         statistics_interval_s=statistics_interval,
         as_json=as_json,
     )
-    backend_options: dict[str, object] = {
-        "workers": workers,
-        "congestion_lan": congestion_lan,
-        "congestion_wan": congestion_wan,
-        "wan_buffer_bytes": wan_buffer_bytes,
-        "dscp": dscp,
-        "mptcp": mptcp,
-        "peer_timeout_s": peer_timeout_s,
-        "tls_engine": tls_engine,
-    }
     with error_events(enabled=as_json):
-        run_until_done(lambda: relay.run(backend_options))
+        run_until_done(lambda: relay.run(native_settings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

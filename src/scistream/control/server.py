@@ -109,7 +109,7 @@ class ControlServer:
         if not config.tls:
             logger.warning("the control port is not encrypted: tokens can be read on the way to it")
         credentials = _tls_credentials(config) if config.tls else None
-        backend = self._given_backend or create_backend(config.data_server)
+        backend = self._given_backend or create_backend(config.data_server, config.data_server_settings)
         state, journal, persistence = self._open_state()
         gateway = self._gateway(backend, state)
         table = SessionTable(

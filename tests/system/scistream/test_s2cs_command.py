@@ -145,6 +145,14 @@ def test_a_port_that_is_taken_is_called_that(gateways: Gateways) -> None:
     assert "another program (another s2cs?) has the port" in second.err
 
 
+def test_the_native_data_server_works_as_the_operator_has_said(gateways: Gateways) -> None:
+    server = gateways.start("--workers=1", "--congestion-wan=reno", "--dscp=8")
+    tree = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(tree) == 2  # a supervisor and one worker
+    settings = json.loads(tree[0].cmdline()[tree[0].cmdline().index("--settings") + 1])
+    assert (settings["workers"], settings["congestion_wan"], settings["dscp"]) == (1, "reno", 8)
+
+
 def test_version() -> None:
     assert run_program("s2cs", "--version").out.startswith("s2cs, version ")
 

@@ -55,6 +55,11 @@ def test_an_unknown_authenticator_hides_nothing_else(run: Run) -> None:
     assert "--advertise 0.0.0.0" not in err
 
 
+def test_settings_of_the_native_data_server_are_refused_for_others(run: Run) -> None:
+    _, _, err = run(s2cs, "start", "--auth=none", "--type=haproxy", "--dscp=8", "--mptcp")
+    assert "--dscp, --mptcp: only the native data server can do that, not haproxy" in err
+
+
 def test_help_and_reference_name_what_is_installed(run: Run) -> None:
     shown = " ".join(run(s2cs, "start", "--help")[1].split())
     assert "[installed: none, shared-key]" in shown

@@ -1,0 +1,74 @@
+"""The options of the native data server, the same for a gateway and for a data server by itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NATIVE_OPTIONS = (
+    click.option("--workers", type=click.IntRange(min=1), help="Processes  [default: one per core]"),
+    click.option(
+        "--congestion-lan", help="TCP congestion control of the facility's own legs  [default: cubic]"
+    ),
+    click.option(
+        "--congestion-wan",
+        help="The same for the leg between the facilities if its round trip is long  "
+        "[default: bbr, where this user may use it]",
+    ),
+    click.option(
+        "--wan-buffer",
+        "wan_buffer_bytes",
+        type=click.IntRange(min=0),
+        metavar="BYTES",
+        help="Its socket buffers then; 0: the kernel's  [default: by rate and round trip]",
+    ),
+    click.option("--dscp", type=click.IntRange(0, 63), help="Mark what is sent on that leg."),
+    click.option("--mptcp", is_flag=True, default=None, help="Dial that leg with MPTCP."),
+    click.option(
+        "--peer-timeout",
+        "peer_timeout_s",
+        type=click.FloatRange(min=2),
+        metavar="SECONDS",
+        help="Reset a connection whose peer has left everything unanswered for so long  [default: 120]",
+    ),
+    click.option(
+        "--tls-engine", type=click.Choice(["openssl", "stdlib"]), help="[default: the first one that works]"
+    ),
+)
+
+NATIVE_NAMES = {
+    "workers": "--workers",
+    "congestion_lan": "--congestion-lan",
+    "congestion_wan": "--congestion-wan",
+    "wan_buffer_bytes": "--wan-buffer",
+    "dscp": "--dscp",
+    "mptcp": "--mptcp",
+    "peer_timeout_s": "--peer-timeout",
+    "tls_engine": "--tls-engine",
+}
+"""Settings of `NativeBackend`, and the options that give them."""
+
+
+def with_native_settings(command: F) -> F:
+    """Hand `command` those of `NATIVE_OPTIONS` that were given together, as ``native_settings``."""
+
+    @functools.wraps(command)
+    def with_settings(*arguments: Any, **values: Any) -> Any:
+        settings = {name: values.pop(name) for name in NATIVE_NAMES}
+        given = {name: value for name, value in settings.items() if value is not None}
+        return command(*arguments, native_settings=given, **values)
+
+    return with_settings  # type: ignore[return-value]
+
+
+def native_options(command: F) -> F:
+    """Give `command` all of `NATIVE_OPTIONS`; it gets those that were given together."""
+    decorated = with_native_settings(command)
+    for option in reversed(NATIVE_OPTIONS):
+        decorated = option(decorated)
+    return decorated
