@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from scistream.core.endpoint import Endpoint
-from scistream.dataserver import TlsLeg
 from scistream.errors import DataServerError
 from support.matrix import CELLS, Backends, Cell, Crossing, Payload
 from support.relays import (
@@ -20,7 +19,6 @@ from support.relays import (
     Path,
     accept,
     connect,
-    credentials,
     endpoint,
     nobody_came,
     nothing_is_said,
@@ -65,9 +63,10 @@ def test_a_pair_carries_100_megabytes_both_ways_and_lets_nobody_else_in(
         session.carry(consumer, *payloads)
         if cell.encrypted:
             with Crossing.over(facilities, cell, uid="other") as other:
-                others_producer = other.start_producer()
+                other.start_producer()
                 _nobody_else_gets_in(session, producer, other)
-                _nobody_else_is_dialled(session, other, others_producer)
+            with Crossing.over(facilities, cell, uid="other") as other:
+                _nobody_else_is_dialled(session, other)
 
 
 def _stunnel_refuses(session: Crossing) -> None:
@@ -108,12 +107,10 @@ def _nobody_else_gets_in(session: Crossing, producer: Hop, other: Crossing) -> N
     assert all(nobody_came(application) for application in session.applications)
 
 
-def _nobody_else_is_dialled(session: Crossing, other: Crossing, others_producer: Hop) -> None:
-    """The consumer's data server says nothing to another session's, even to one that would let it in."""
-    lets_it_in = credentials(
-        TlsLeg.LISTENER, other.producer_side.producer_identity, session.consumer_side.consumer_identity
-    )
-    others_producer.retarget([endpoint(application) for application in other.applications], lets_it_in)
+def _nobody_else_is_dialled(session: Crossing, other: Crossing) -> None:
+    """The consumer's data server says nothing to another session's, even to one that lets it in."""
+    other.producer_side.consumer_identity = session.consumer_side.consumer_identity
+    others_producer = other.start_producer()
     consumer = session.start_consumer([endpoint(listener) for listener in others_producer.listeners])
     resets = session.consumer_side.resets
     # at once, since haproxy tries again for some seconds
