@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.relays import Identity
+from support.relays import Identity, connect, receive_all
 
 
 def tls_context(own: Identity | None, peer: Identity | None, *, server: bool = False) -> ssl.SSLContext:
@@ -23,6 +24,17 @@ def tls_context(own: Identity | None, peer: Identity | None, *, server: bool = F
             file.flush()
             context.load_cert_chain(file.name)
     return context
+
+
+def stranger_talks(listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    """Try to get bytes through, in TLS or plain; return when the gateway has closed."""
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(connect(listener))
+        stack.enter_context(contextlib.suppress(ssl.SSLError, ConnectionError))
+        sock = raw if context is None else stack.enter_context(context.wrap_socket(raw))
+        # TLS 1.3 lets a client write before the server has judged its certificate
+        sock.sendall(b"let me in")
+        assert receive_all(sock) in {b"", b"\x15\x03\x03\x00\x02\x02\x16"}, "only an alert may come back"
 
 
 @dataclass

@@ -31,7 +31,7 @@ from support.relays import (
     send_in_background,
     until,
 )
-from support.tls_peer import Peer, tls_context
+from support.tls_peer import Peer, stranger_talks, tls_context
 
 MARKER = b"what the detector saw: "
 
@@ -92,17 +92,6 @@ def test_a_wiretap_hears_the_plain_leg_and_nothing_of_the_encrypted_one(
     assert (MARKER in wiretap.heard) == (not encrypted)
 
 
-def _stranger_talks(listener: socket.socket, context: ssl.SSLContext | None) -> None:
-    """Try to get bytes through; return when the gateway has closed."""
-    with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(connect(listener))
-        stack.enter_context(contextlib.suppress(ssl.SSLError, ConnectionError))
-        sock = raw if context is None else stack.enter_context(context.wrap_socket(raw))
-        # TLS 1.3 lets a client write before the server has judged its certificate
-        sock.sendall(b"let me in")
-        assert receive_all(sock) in {b"", b"\x15\x03\x03\x00\x02\x02\x16"}, "only an alert may come back"
-
-
 def _strangers(path: Path) -> dict[str, ssl.SSLContext | None]:
     known = path.producer_identity
     old = tls_context(path.consumer_identity, known)
@@ -129,7 +118,7 @@ def _strangers(path: Path) -> dict[str, ssl.SSLContext | None]:
 def test_a_stranger_reaches_nothing(tls_path: Path, who: str) -> None:
     application = tls_path.listening()
     producer = tls_path.producer([endpoint(application)])
-    _stranger_talks(producer.listeners[0], _strangers(tls_path)[who])
+    stranger_talks(producer.listeners[0], _strangers(tls_path)[who])
     until(lambda: producer.statistics()[0].connections_failed == 1, "the stranger is refused")
     figures = producer.statistics()[0]
     assert (figures.connections_open, figures.bytes_to_target, figures.bytes_from_target) == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -227,6 +228,26 @@ def test_retargeting_loses_no_count_and_old_processes_end_with_their_connections
     far.close()
     until(lambda: len(gateway.masters()) == 1, "the old process has ended")
     assert _totals(gateway, server) == (2, 21, 3)
+    gateway.thread.run(server.stop())
+
+
+def test_statistics_are_told_at_any_time_of_a_retargeting(gateway: Gateway) -> None:
+    application, listener = gateway.listening(), gateway.listening()
+    server = gateway.start(listener, endpoint(application))
+    _carry(gateway, listener, application)
+    until(lambda: _totals(gateway, server) == (1, 5, 3), "it is counted")
+
+    async def told_meanwhile() -> set[tuple[int, int, int]]:
+        tls, told = credentials(TlsLeg.LISTENER, OWN, PEER), set()
+        changing = asyncio.ensure_future(server.retarget([endpoint(application)], tls))
+        while not changing.done() or len(gateway.masters()) > 1:
+            (channel,) = await server.statistics()
+            told.add((channel.connections_total, channel.bytes_to_target, channel.bytes_from_target))
+        await changing
+        return told
+
+    for _ in range(5):
+        assert gateway.thread.run(told_meanwhile()) == {(1, 5, 3)}
     gateway.thread.run(server.stop())
 
 

@@ -200,7 +200,13 @@ class HaproxyInstance(Instance):
 
     async def read_figures(self) -> Figures:
         """Return what it has carried; connections that are open count up to five seconds ago."""
-        figures = read_figures(await self._ask(FIGURES_COMMAND), self._names)
+        try:
+            answer = await self._ask(FIGURES_COMMAND)
+        except DataServerError:
+            if self._streams is None:  # it is starting or has finished: what it has carried does not change
+                return self.last
+            raise
+        figures = read_figures(answer, self._names)
         failures = zip(self._failed, self._unforwarded, strict=True)
         return [
             [open_, total, failed, to_target - unforwarded, from_target]
