@@ -19,7 +19,13 @@ import signal
 from pathlib import Path
 from typing import ClassVar
 
-from scistream.dataserver.programs.connections import connections_of, open_figures, with_ended
+from scistream.core.endpoint import Endpoint
+from scistream.dataserver.programs.connections import (
+    Ended,
+    connections_of,
+    open_figures,
+    with_ended,
+)
 from scistream.dataserver.programs.credentials import OWN, PEER, peer_name
 from scistream.dataserver.programs.find import output_of, version_in
 from scistream.dataserver.programs.plan import Plan
@@ -46,7 +52,7 @@ _REASONS = {400: "the peer has not proved itself", 500: "no TLS", 502: "the targ
 _MODULE = "ngx_stream_module.so"
 _MODULE_PACKAGE = "libnginx-mod-stream"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
-_ENDED = re.compile(rf"{MARK} (\S+) (\d+) (\d+) (\d+)")
+_ENDED = re.compile(rf"{MARK} (\S+) (\d+) (\d+) (\d+) (\S+) (\d+)")
 _LOG_LINE = re.compile(r"\S+ \S+ \[(\w+)\] (\d+)#\d+: (.*)")
 _STARTED = re.compile(r"start worker process (\d+)")
 _EXITED = re.compile(r"worker process (\d+) exited")
@@ -158,6 +164,7 @@ class NginxInstance(Instance):
         super().__init__(plan)
         self._names = {channel.name: index for index, channel in enumerate(plan.channels)}
         self._ended: Figures = [[0] * 5 for _ in plan.channels]
+        self._closing = Ended()
         self._workers: set[int] = set()
         self._leaving: set[int] = set()
         self._changed = asyncio.Event()
@@ -183,7 +190,8 @@ class NginxInstance(Instance):
         """Count a connection that has ended, note workers that come and go; return other lines."""
         ended = _ENDED.fullmatch(line)
         if ended is not None:
-            name, status, received, sent = ended.groups()
+            name, status, received, sent, host, port = ended.groups()
+            self._closing.add(Endpoint(host.removeprefix("::ffff:"), int(port)))
             figures = self._ended[self._names[name]]
             figures[1] += 1
             if int(status) == FORWARDED:
@@ -214,4 +222,5 @@ class NginxInstance(Instance):
 
     async def read_figures(self) -> Figures:
         """Return what it has carried: what has ended, and what is open."""
-        return with_ended(self._ended, open_figures(self.plan, self.addresses, connections_of(self._workers)))
+        connections = self._closing.left_out(connections_of(self._workers))
+        return with_ended(self._ended, open_figures(self.plan, self.addresses, connections))

@@ -62,6 +62,22 @@ class Connection:
     inode: int
 
 
+class Ended:
+    """Connections that a program has said to have ended, while the kernel may still know their sockets."""
+
+    def __init__(self) -> None:
+        self._remotes: set[Endpoint] = set()
+
+    def add(self, remote: Endpoint) -> None:
+        """Note the end of the one that was accepted from `remote`."""
+        self._remotes.add(remote)
+
+    def left_out(self, connections: Sequence[Connection]) -> list[Connection]:
+        """Return `connections` without them, so that none is counted twice."""
+        self._remotes.intersection_update(one.remote for one in connections)
+        return [one for one in connections if one.remote not in self._remotes]
+
+
 def connections_of(pids: Iterable[int]) -> list[Connection]:
     """Return the TCP connections of these processes, in the order in which they were made.
 

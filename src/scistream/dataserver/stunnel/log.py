@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scistream.core.endpoint import Endpoint
+from scistream.dataserver.programs.connections import Ended
+
 _LINE = re.compile(r"\S+ \S+ LOG(\d)\[([^]]*)\]: (.*)")
-_ACCEPTED = re.compile(r"Service \[([^]]*)\] accepted connection")
+_ACCEPTED = re.compile(r"Service \[([^]]*)\] accepted connection from (\S+):(\d+)")
 _ENDED = re.compile(r"Connection \S+: (\d+) byte\(s\) sent to TLS, (\d+) byte\(s\) sent to socket")
 _TARGET_REACHED = re.compile(r"Service \[[^]]*\] connected remote server")
 _PEER_PROVED = re.compile(r"TLS (accepted|connected):")
@@ -25,6 +28,7 @@ class _Open:
     """A connection that has not ended."""
 
     index: int
+    remote: Endpoint
     target_reached: bool = False
     peer_proved: bool = False
     error: str = ""
@@ -46,6 +50,8 @@ class ConnectionLog:
         Per channel, in the order of `ChannelStatistics`; what is open is not in it.
     failed : int or None
         The channel whose connection has failed by the line read last.
+    closing : Ended
+        What is in `ended` and may have a socket still.
     """
 
     def __init__(self, names: Mapping[str, int], *, accepts_tls: bool) -> None:
@@ -54,6 +60,7 @@ class ConnectionLog:
         self._open: dict[str, _Open] = {}
         self.ended = [[0] * 5 for _ in names]
         self.failed: int | None = None
+        self.closing = Ended()
 
     def read(self, line: str) -> str:
         """Take a line; return what of it is worth one in our log, if anything is."""
@@ -61,7 +68,9 @@ class ConnectionLog:
         self.failed = None
         accepted = _ACCEPTED.match(words)
         if accepted is not None:
-            self._open[number] = _Open(self._names[accepted.group(1)])
+            name, host, port = accepted.groups()
+            remote = Endpoint(host.removeprefix("::ffff:"), int(port))
+            self._open[number] = _Open(self._names[name], remote)
             return ""
         connection = self._open.get(number)
         if connection is None:
@@ -78,6 +87,7 @@ class ConnectionLog:
         return ""
 
     def _end(self, connection: _Open, to_tls: int, to_socket: int) -> str:
+        self.closing.add(connection.remote)
         figures = self.ended[connection.index]
         figures[1] += 1
         if connection.target_reached and connection.peer_proved:

@@ -171,5 +171,5 @@ class StunnelInstance(Instance):
 
     async def read_figures(self) -> Figures:
         """Return what it has carried: what has ended, and what is open."""
-        connections = connections_of([self.running.pid])
+        connections = self._log.closing.left_out(connections_of([self.running.pid]))
         return with_ended(self._log.ended, open_figures(self.plan, self.addresses, connections))

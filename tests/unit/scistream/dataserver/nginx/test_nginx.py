@@ -48,9 +48,9 @@ def test_what_cannot_be_written_is_refused(text: str) -> None:
 
 def test_connections_that_have_ended_are_counted_by_their_status() -> None:
     instance = NginxInstance(PLAN)
-    assert instance.on_line(f"{MARK} channel0 200 100 7") == ""
-    assert "target refuses" in instance.on_line(f"{MARK} channel0 502 50 0")
-    assert "has not proved itself" in instance.on_line(f"{MARK} channel0 400 0 0")
+    assert instance.on_line(f"{MARK} channel0 200 100 7 192.0.2.1 1001") == ""
+    assert "target refuses" in instance.on_line(f"{MARK} channel0 502 50 0 192.0.2.1 1002")
+    assert "has not proved itself" in instance.on_line(f"{MARK} channel0 400 0 0 ::1 1003")
     assert instance._ended == [[0, 3, 2, 100, 7]]
 
 

@@ -10,6 +10,7 @@ from scistream.core.endpoint import Endpoint
 from scistream.dataserver import TlsLeg
 from scistream.dataserver.programs.connections import (
     Connection,
+    Ended,
     connections_of,
     open_figures,
     read_connection,
@@ -122,3 +123,16 @@ def test_connections_to_a_common_target_belong_to_the_channels_in_their_order() 
 
 def test_what_has_ended_and_what_is_open_make_all() -> None:
     assert with_ended([[0, 3, 1, 10, 20]], [[2, 5, 6]]) == [[2, 5, 1, 15, 26]]
+
+
+def test_what_is_said_to_have_ended_is_left_out_while_its_socket_lives() -> None:
+    def accepted(port: int) -> Connection:
+        return Connection(Endpoint("127.0.0.1", 5100), Endpoint("127.0.0.1", port), 0, 0, port)
+
+    ended = Ended()
+    ended.add(Endpoint("127.0.0.1", 1001))
+    assert ended.left_out([accepted(1001), accepted(1002)]) == [accepted(1002)]
+    assert ended.left_out([accepted(1001)]) == []
+    assert ended.left_out([]) == []
+    # its socket is gone: the same address is another connection now
+    assert ended.left_out([accepted(1001)]) == [accepted(1001)]
