@@ -200,7 +200,7 @@ class NginxInstance(Instance):
             else:
                 figures[2] += 1
                 # what the kernel had received of it was not forwarded
-                self.last[self._names[name]][3] = 0
+                self.last[self._names[name]][3] = figures[3]
                 return f"{name}: connection refused: {_REASONS.get(int(status), status)}"
             return ""
         self._note_workers(line)

@@ -166,7 +166,7 @@ class StunnelInstance(Instance):
         worth_saying = self._log.read(line)
         if self._log.failed is not None:
             # what the kernel had received of it was not forwarded
-            self.last[self._log.failed][3] = 0
+            self.last[self._log.failed][3] = self._log.ended[self._log.failed][3]
         return worth_saying
 
     async def read_figures(self) -> Figures:
