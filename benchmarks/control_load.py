@@ -64,11 +64,6 @@ class Load:
         self._write({"command": command, **parameters})
         return self._read()
 
-    def begin(self, command: str, **parameters: Any) -> Callable[[], Answer]:
-        """Have `command` carried out; return a function that waits for the answer."""
-        self._write({"command": command, **parameters})
-        return self._read
-
     def __enter__(self) -> Load:
         """Return the load itself."""
         return self
@@ -226,12 +221,6 @@ class Generator:
         return await _all(
             session.caller.call("release", self._pb.Release(uid=session.uid)) for session in self._sessions
         )
-
-    async def disconnect(self) -> Answer:
-        """Close all connections."""
-        await asyncio.gather(*(caller.close() for caller in self._callers))
-        self._callers, self._sessions = [], []
-        return {}
 
     # --- complete set-ups, through the first two gateways ------------------------------------------------
 

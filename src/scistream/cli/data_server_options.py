@@ -10,47 +10,49 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NATIVE_OPTIONS = (
-    click.option("--workers", type=click.IntRange(min=1), help="Processes  [default: one per core]"),
-    click.option(
-        "--congestion-lan", help="TCP congestion control of the facility's own legs  [default: cubic]"
+_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "workers": (
+        "--workers",
+        {"type": click.IntRange(min=1), "help": "Processes  [default: one per core]"},
     ),
-    click.option(
+    "congestion_lan": (
+        "--congestion-lan",
+        {"help": "TCP congestion control of the facility's own legs  [default: cubic]"},
+    ),
+    "congestion_wan": (
         "--congestion-wan",
-        help="The same for the leg between the facilities if its round trip is long  "
-        "[default: bbr, where this user may use it]",
+        {
+            "help": "The same for the leg between the facilities if its round trip is long  "
+            "[default: bbr, where this user may use it]"
+        },
     ),
-    click.option(
+    "wan_buffer_bytes": (
         "--wan-buffer",
-        "wan_buffer_bytes",
-        type=click.IntRange(min=0),
-        metavar="BYTES",
-        help="Its socket buffers then; 0: the kernel's  [default: by rate and round trip]",
+        {
+            "type": click.IntRange(min=0),
+            "metavar": "BYTES",
+            "help": "Its socket buffers then; 0: the kernel's  [default: by rate and round trip]",
+        },
     ),
-    click.option("--dscp", type=click.IntRange(0, 63), help="Mark what is sent on that leg."),
-    click.option("--mptcp", is_flag=True, default=None, help="Dial that leg with MPTCP."),
-    click.option(
+    "dscp": ("--dscp", {"type": click.IntRange(0, 63), "help": "Mark what is sent on that leg."}),
+    "mptcp": ("--mptcp", {"is_flag": True, "default": None, "help": "Dial that leg with MPTCP."}),
+    "peer_timeout_s": (
         "--peer-timeout",
-        "peer_timeout_s",
-        type=click.FloatRange(min=2),
-        metavar="SECONDS",
-        help="Reset a connection whose peer has left everything unanswered for so long  [default: 120]",
+        {
+            "type": click.FloatRange(min=2),
+            "metavar": "SECONDS",
+            "help": "Reset a connection whose peer has left everything unanswered for so long  "
+            "[default: 120]",
+        },
     ),
-    click.option(
-        "--tls-engine", type=click.Choice(["openssl", "stdlib"]), help="[default: the first one that works]"
+    "tls_engine": (
+        "--tls-engine",
+        {"type": click.Choice(["openssl", "stdlib"]), "help": "[default: the first one that works]"},
     ),
-)
-
-NATIVE_NAMES = {
-    "workers": "--workers",
-    "congestion_lan": "--congestion-lan",
-    "congestion_wan": "--congestion-wan",
-    "wan_buffer_bytes": "--wan-buffer",
-    "dscp": "--dscp",
-    "mptcp": "--mptcp",
-    "peer_timeout_s": "--peer-timeout",
-    "tls_engine": "--tls-engine",
 }
+
+NATIVE_OPTIONS = tuple(click.option(option, name, **rest) for name, (option, rest) in _SETTINGS.items())
+NATIVE_NAMES = {name: option for name, (option, _) in _SETTINGS.items()}
 """Settings of `NativeBackend`, and the options that give them."""
 
 

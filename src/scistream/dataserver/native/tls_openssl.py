@@ -30,11 +30,9 @@ _ssl_get_error, _clear_errors = _lib.SSL_get_error, _lib.ERR_clear_error
 _ssl_get_shutdown, _ssl_clear_mode = _lib.SSL_get_shutdown, _lib.SSL_clear_mode
 _ssl_set_bio, _bio_new, _bio_s_mem = _lib.SSL_set_bio, _lib.BIO_new, _lib.BIO_s_mem
 _PARTIAL_WRITE: int = _lib.SSL_MODE_ENABLE_PARTIAL_WRITE
-_RECEIVED_SHUTDOWN: int = _lib.SSL_RECEIVED_SHUTDOWN
 _WANT_READ: int = _lib.SSL_ERROR_WANT_READ
 _ZERO_RETURN: int = _lib.SSL_ERROR_ZERO_RETURN
 
-_HANDSHAKE_BYTES = 64 * 1024
 _PIECE_BYTES = 64 * 1024
 
 

@@ -239,11 +239,6 @@ def connection_limit(channels: int) -> int:
     return max((descriptors - channels - DESCRIPTORS_IN_RESERVE) // DESCRIPTORS_PER_CONNECTION, 1)
 
 
-def template_of(module: str, name: str) -> Path:
-    """Return the template `name` beside the module with this file."""
-    return Path(module).with_name(name)
-
-
 def add(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> Figures:
     """Return the sum of two processes' figures."""
     return [[sum(pair) for pair in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)]
