@@ -16,24 +16,19 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Collection
 from pathlib import Path
-from typing import ClassVar
 
 from scistream.core.endpoint import Endpoint
-from scistream.dataserver.programs.connections import (
-    Ended,
-    connections_of,
-    open_figures,
-    with_ended,
-)
+from scistream.dataserver.programs.connections import Ended
 from scistream.dataserver.programs.credentials import OWN, PEER, peer_name
 from scistream.dataserver.programs.find import output_of, version_in
+from scistream.dataserver.programs.logged import LoggedInstance
 from scistream.dataserver.programs.plan import Plan
 from scistream.dataserver.programs.program import (
     CIPHERSUITES,
     CONNECT_LIMIT_S,
     NO_LIMIT_S,
-    Figures,
     Instance,
     Program,
     connection_limit,
@@ -155,16 +150,12 @@ class Nginx(Program):
         return NginxInstance(plan)
 
 
-class NginxInstance(Instance):
+class NginxInstance(LoggedInstance):
     """One nginx."""
 
-    reloads: ClassVar[bool] = True
-
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+        super().__init__(plan, [[0] * 5 for _ in plan.channels], Ended())
         self._names = {channel.name: index for index, channel in enumerate(plan.channels)}
-        self._ended: Figures = [[0] * 5 for _ in plan.channels]
-        self._closing = Ended()
         self._workers: set[int] = set()
         self._leaving: set[int] = set()
         self._changed = asyncio.Event()
@@ -199,8 +190,7 @@ class NginxInstance(Instance):
                 figures[4] += int(sent)
             else:
                 figures[2] += 1
-                # what the kernel had received of it was not forwarded
-                self.last[self._names[name]][3] = figures[3]
+                self.on_refused(self._names[name])
                 return f"{name}: connection refused: {_REASONS.get(int(status), status)}"
             return ""
         self._note_workers(line)
@@ -220,7 +210,7 @@ class NginxInstance(Instance):
             self._leaving.add(int(pid))
         self._changed.set()
 
-    async def read_figures(self) -> Figures:
-        """Return what it has carried: what has ended, and what is open."""
-        connections = self._closing.left_out(connections_of(self._workers))
-        return with_ended(self._ended, open_figures(self.plan, self.addresses, connections))
+    @property
+    def pids(self) -> Collection[int]:
+        """Its workers."""
+        return self._workers

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Collection
 from pathlib import Path
-from typing import ClassVar
 
-from scistream.dataserver.programs.connections import connections_of, open_figures, with_ended
 from scistream.dataserver.programs.credentials import OWN, PEER
 from scistream.dataserver.programs.find import output_of, version_in
+from scistream.dataserver.programs.logged import LoggedInstance
 from scistream.dataserver.programs.plan import Plan
 from scistream.dataserver.programs.program import (
     CIPHERSUITES,
     CONNECT_LIMIT_S,
     NO_LIMIT_S,
-    Figures,
     Instance,
     Program,
 )
@@ -120,15 +119,13 @@ class Stunnel(Program):
         return StunnelInstance(plan)
 
 
-class StunnelInstance(Instance):
+class StunnelInstance(LoggedInstance):
     """One stunnel."""
 
-    reloads: ClassVar[bool] = True
-
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
         names = {channel.name: index for index, channel in enumerate(plan.channels)}
         self._log = ConnectionLog(names, accepts_tls=plan.accepts_tls)
+        super().__init__(plan, self._log.ended, self._log.closing)
         self._bound = 0
         self._read = asyncio.Event()
         self._refused = False
@@ -165,11 +162,10 @@ class StunnelInstance(Instance):
                 self._read.set()
         worth_saying = self._log.read(line)
         if self._log.failed is not None:
-            # what the kernel had received of it was not forwarded
-            self.last[self._log.failed][3] = self._log.ended[self._log.failed][3]
+            self.on_refused(self._log.failed)
         return worth_saying
 
-    async def read_figures(self) -> Figures:
-        """Return what it has carried: what has ended, and what is open."""
-        connections = self._log.closing.left_out(connections_of([self.running.pid]))
-        return with_ended(self._log.ended, open_figures(self.plan, self.addresses, connections))
+    @property
+    def pids(self) -> Collection[int]:
+        """Itself."""
+        return (self.running.pid,)
