@@ -35,7 +35,10 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "dscp": ("--dscp", {"type": click.IntRange(0, 63), "help": "Mark what is sent on that leg."}),
-    "mptcp": ("--mptcp", {"is_flag": True, "default": None, "help": "Dial that leg with MPTCP."}),
+    "mptcp": (
+        "--mptcp",
+        {"is_flag": True, "default": None, "help": "Use MPTCP on that leg if the other side does, too."},
+    ),
     "peer_timeout_s": (
         "--peer-timeout",
         {

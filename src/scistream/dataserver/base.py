@@ -208,6 +208,11 @@ class DataServerBackend(ABC):
             the message says what to install, set or end.
         """
 
+    @property
+    def multipath_listeners(self) -> bool:
+        """Whether listeners that other gateways connect to are to accept MPTCP besides TCP."""
+        return False
+
     @abstractmethod
     def create(self, restarted: Restarted | None = None) -> DataServer:
         """Return an idle data server for one session.

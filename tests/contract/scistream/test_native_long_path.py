@@ -20,7 +20,16 @@ from pathlib import Path
 
 import pytest
 
-from support.relays import Background, accept, fill, random_bytes, receive, receive_all, receive_until_reset
+from support.relays import (
+    Background,
+    accept,
+    cut,
+    fill,
+    random_bytes,
+    receive,
+    receive_all,
+    receive_until_reset,
+)
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -165,11 +174,29 @@ def test_multipath_and_service_class_carry_the_same_bytes(tmp_path: Path) -> Non
         _long_path(tmp_path, LINE, "--mptcp", "--dscp", "46", tls=True) as path,
         path.joined() as (near, far),
     ):
-        data = random_bytes(3_000_000)
-        sending = Background(lambda: (near.sendall(data), near.shutdown(socket.SHUT_WR)))
-        assert hashlib.sha256(receive_all(far)).digest() == hashlib.sha256(data).digest()
-        sending.result()
         for gateway in (path.net.consumer_gateway, path.net.producer_gateway):
-            with inside(gateway):
-                text = subprocess.run(["ss", "-Htein"], capture_output=True, text=True, check=True).stdout
-            assert "10.9.0." in text
+            assert _multipath_connections(gateway) == 1
+            assert _legs(gateway)["wan"].congestion == "bbr"
+            assert _legs(gateway)["wan"].window_bytes > 60e6
+        data = random_bytes(3_000_000)
+        for sender, receiver in ((near, far), (far, near)):
+            sending = Background(lambda end=sender: (end.sendall(data), end.shutdown(socket.SHUT_WR)))
+            assert hashlib.sha256(receive_all(receiver)).digest() == hashlib.sha256(data).digest()
+            sending.result()
+
+
+@pytest.mark.parametrize("resets", ["near", "far"])
+def test_a_reset_crosses_a_multipath_leg(tmp_path: Path, resets: str) -> None:
+    with _long_path(tmp_path, LINE, "--mptcp", tls=False) as path, path.joined() as (near, far):
+        assert _multipath_connections(path.net.producer_gateway) == 1
+        breaking, other = (near, far) if resets == "near" else (far, near)
+        cut(breaking)
+        other.settimeout(PEER_END_S)
+        receive_until_reset(other)
+
+
+def _multipath_connections(namespace: int) -> int:
+    """Return how many connections of a gateway are MPTCP at both ends."""
+    with inside(namespace):
+        text = subprocess.run(["ss", "-HMni"], capture_output=True, text=True, check=True).stdout
+    return text.count("remote_key")

@@ -23,7 +23,7 @@ from scistream.dataserver.native.tls import TlsEngine, TlsError
 from scistream.dataserver.native.tls_relay import relay_tls
 
 if TYPE_CHECKING:
-    from scistream.dataserver.native.loop import Deadlines, Loop
+    from scistream.dataserver.native.loop import Deadlines, Loop, Owner
     from scistream.dataserver.native.session import Address, Channel
 
 _HANDSHAKE_READ_BYTES = 16 * 1024
@@ -36,6 +36,8 @@ class Dial:
 
     Parameters
     ----------
+    owner : Owner
+        Ends the connection that the target is for.
     addresses : tuple of Address
         The target's.
     open_socket : callable
@@ -49,6 +51,7 @@ class Dial:
     def __init__(
         self,
         loop: Loop,
+        owner: Owner,
         addresses: tuple[Address, ...],
         open_socket: Callable[[int], socket.socket],
         *,
@@ -57,6 +60,7 @@ class Dial:
         failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
+        self.owner = owner
         self._addresses = addresses
         self._untried = list(addresses)
         self._retries = iter(loop.dial_retries)
@@ -89,7 +93,7 @@ class Dial:
             if code == errno.EALREADY:
                 self._loop.establishing.add(self)
                 self._loop.watch(
-                    self._socket.fileno(), select.EPOLLOUT | select.EPOLLET, self._on_events, self
+                    self._socket.fileno(), select.EPOLLOUT | select.EPOLLET, self._on_events, self.owner
                 )
                 return
             self._refused(code)
@@ -155,12 +159,14 @@ class Handshake:
     def __init__(
         self,
         loop: Loop,
+        owner: Owner,
         sock: socket.socket,
         engine: TlsEngine,
         proved: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
+        self.owner = owner
         self._socket = sock
         self._engine = engine
         self._proved = proved
@@ -172,7 +178,7 @@ class Handshake:
     def begin(self) -> None:
         """Send the first message, or wait for it."""
         self._loop.establishing.add(self)
-        self._loop.watch(self._socket.fileno(), EVENTS, self._on_events, self)
+        self._loop.watch(self._socket.fileno(), EVENTS, self._on_events, self.owner)
         self._advance(b"")
 
     def _on_events(self, events: int) -> None:
@@ -262,7 +268,7 @@ class Establishment:
     def begin(self) -> None:
         """Take the first step."""
         if self._engine is not None and self._leg is TlsLeg.LISTENER:
-            self._step = Handshake(self._loop, self._accepted, self._engine, self._dial, self._fail)
+            self._step = Handshake(self._loop, self, self._accepted, self._engine, self._dial, self._fail)
             self._step.begin()
         else:
             self._dial()
@@ -270,6 +276,7 @@ class Establishment:
     def _dial(self) -> None:
         self._step = Dial(
             self._loop,
+            self,
             self._addresses,
             self._channel.session.target_socket,
             wanted=self._client_is_there,
@@ -284,7 +291,7 @@ class Establishment:
     def _connected(self, target: socket.socket) -> None:
         self._target = target
         if self._engine is not None and self._leg is TlsLeg.TARGET:
-            self._step = Handshake(self._loop, target, self._engine, self._relay, self._fail)
+            self._step = Handshake(self._loop, self, target, self._engine, self._relay, self._fail)
             self._step.begin()
         else:
             self._relay()
@@ -293,9 +300,9 @@ class Establishment:
         target = self._target
         if target is None:
             return
+        self._channel.session.established(self._channel, self._accepted, target)
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
-        self._channel.session.established(self._channel, self._accepted, target)
         if self._engine is None:
             relay_plain(self._loop, self._channel, self._accepted, target)
         else:

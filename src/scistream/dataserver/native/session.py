@@ -99,7 +99,11 @@ class Channel:
         worker.connection_begins(self.session)
         establishment = Establishment(worker.loop, self, accepted)
         self.establishing.add(establishment)
-        establishment.begin()
+        try:
+            establishment.begin()
+        except Exception:
+            logger.exception("a connection is ended because its handler failed")
+            establishment.abort()
 
     def establishment_ended(self, establishment: Establishment, *, failed: bool) -> None:
         """Count a connection that is being relayed now, or was refused."""
@@ -226,7 +230,7 @@ class Session:
         round_trip_s = tcp_info(wan).round_trip_s
         if round_trip_s > LONG_ROUND_TRIP_S:
             long_path.adapt(wan, round_trip_s, self._rate_mbps, self.worker.open_connections(self))
-        if wan is accepted and long_path.windows_are_small:
+        if wan is accepted and long_path.opens_windows_early(channel.listener):
             long_path.prepare(channel.listener, self.worker.open_connections(self) + 1)
 
     def tell_refusal(self, channel: Channel, reason: str) -> None:

@@ -13,13 +13,14 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from scistream.dataserver.multipath import why_no_multipath
 from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
 from scistream.dataserver.native.dead_peers import DeadPeers
 from scistream.dataserver.native.long_path import LongPath, permitted_long_path
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.pacing import ADJUST_S, Pacer
 from scistream.dataserver.native.session import Channel, Session
-from scistream.dataserver.native.sockets import reset, stream_socket, why_no_congestion_control
+from scistream.dataserver.native.sockets import reset, why_no_congestion_control
 from scistream.dataserver.tree.logs import MAX_WAITING, log_to
 from scistream.dataserver.tree.messages import Message, MessageSocket
 from scistream.errors import ResourceExhausted, SciStreamError
@@ -61,15 +62,11 @@ class WorkerOptions:
                 reason,
             )
             congestion_lan = None
-        if mptcp:
-            try:
-                stream_socket(socket.AF_INET, multipath=True).close()
-            except OSError as error:
-                logger.warning(
-                    "mptcp: not used (%s); as root, if the kernel has it: sysctl -w net.mptcp.enabled=1",
-                    error.strerror,
-                )
-                mptcp = False
+        if mptcp and (reason := why_no_multipath()):
+            logger.warning(
+                "mptcp: not used (%s); as root, if the kernel has it: sysctl -w net.mptcp.enabled=1", reason
+            )
+            mptcp = False
         return replace(self, congestion_lan=congestion_lan, mptcp=mptcp)
 
     def long_path(self) -> LongPath:

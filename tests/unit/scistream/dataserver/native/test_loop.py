@@ -90,3 +90,27 @@ def test_a_deadline_wakes_a_loop_without_events() -> None:
     loop.run()
     assert 0.04 < time.monotonic() - began < 5
     loop.close()
+
+
+class Step:
+    """What a time limit belongs to; its owner ends the connection."""
+
+    def __init__(self, owner: Faulty) -> None:
+        self.owner = owner
+
+    def too_late(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_bug_in_a_time_limit_ends_its_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scistream.dataserver.native.loop.ESTABLISH_LIMIT_S", 0.01)
+    loop = Loop()
+    faulty = Faulty(loop, -1)
+    loop.establishing.add(Step(faulty))
+    with caplog.at_level(logging.ERROR):
+        loop.run()
+    assert faulty.aborted
+    assert "handler failed" in caplog.text
+    loop.close()
