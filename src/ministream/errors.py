@@ -6,7 +6,8 @@
     ├── InputError          a file, dataset, shape, value or option that cannot be used
     ├── OutputError         a result that cannot be written (disk full, no permission)
     ├── ConnectionFailed    an address that cannot be bound, reached or kept
-    │   └── PortInUse       ... because another program listens there
+    │   ├── PortInUse       ... because another program listens there
+    │   └── FlowUnknown     ... because the sender is another one, and cannot go on with the stream
     ├── ProtocolError       a peer's message that cannot be understood
     └── StageError          a stage that died; the message carries its own last words
 """
@@ -32,6 +33,10 @@ class ConnectionFailed(MiniStreamError):
 
 class PortInUse(ConnectionFailed):
     """An address cannot be bound: another program listens there."""
+
+
+class FlowUnknown(ConnectionFailed):
+    """The sender does not know the flow that was to go on: it was started again, or has given the flow up."""
 
 
 class ProtocolError(MiniStreamError):

@@ -1,4 +1,8 @@
-"""A TCP relay that delays what passes, as a long path does: any rate, a fixed time in each direction."""
+"""A TCP relay that delays what passes, as a long path does: any rate, a fixed time in each direction.
+
+It can also lose its connections (`cut`), and stop carrying while it keeps and accepts them (`pause`), as a
+path does whose middle is gone.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,14 @@ class DelayRelay:
         """Close every connection."""
         self._call(lambda: [task.cancel() for task in self._tasks])
 
+    def pause(self) -> None:
+        """Carry nothing, and connect to nobody, until `resume`; tell nobody."""
+        self._call(self._carrying.clear)
+
+    def resume(self) -> None:
+        """Carry on: what was held back comes as if nothing had been."""
+        self._call(self._carrying.set)
+
     def _call(self, work: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(work)
 
@@ -55,6 +67,8 @@ class DelayRelay:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
+        self._carrying = asyncio.Event()
+        self._carrying.set()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
@@ -81,6 +95,7 @@ class DelayRelay:
                 if not self.hang_up:
                     await asyncio.Event().wait()
                 return
+            await self._carrying.wait()
             parts = urlsplit(self.target)
             far_reader, far_writer = await asyncio.open_connection(parts.hostname, parts.port)
             writers.append(far_writer)
@@ -106,6 +121,7 @@ class DelayRelay:
             while True:
                 due, piece = await pieces.get()
                 await asyncio.sleep(max(0.0, due - loop.time()))
+                await self._carrying.wait()
                 if not piece:
                     return
                 writer.write(piece)
@@ -115,6 +131,7 @@ class DelayRelay:
         try:
             while piece := await reader.read(1 << 16):
                 pieces.put_nowait((loop.time() + self.delay_s, piece))
+                await self._carrying.wait()
             pieces.put_nowait((loop.time() + self.delay_s, b""))
             await delivery
         finally:

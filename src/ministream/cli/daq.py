@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
+from ministream.cli.options import (
+    config_option,
+    json_option,
+    reconnect_timeout_option,
+    run_stage,
+    verbose_option,
+    version_option,
+)
 from ministream.cli.scan_options import substitute_options
 
 
@@ -46,6 +53,7 @@ from ministream.cli.scan_options import substitute_options
     help="Write a phantom's ground truth to this HDF5 file first.",
 )
 @substitute_options
+@reconnect_timeout_option()
 @json_option()
 @config_option()
 @verbose_option()

@@ -9,6 +9,7 @@ import click
 from ministream.cli.options import (
     config_option,
     json_option,
+    reconnect_timeout_option,
     run_stage,
     verbose_option,
     version_option,
@@ -51,6 +52,7 @@ from ministream.cli.scan_options import correction_options
     metavar="SECONDS",
     help="How long the DAQ may take to answer.",
 )
+@reconnect_timeout_option()
 @json_option()
 @config_option()
 @verbose_option()

@@ -156,6 +156,19 @@ def _as_parameters(values: Mapping[str, Any], command: click.Command, path: Path
     return found
 
 
+def reconnect_timeout_option() -> Callable[[F], F]:
+    """Return a decorator that adds ``--reconnect-timeout``, passed on as ``reconnect_timeout_s``."""
+    return click.option(
+        "--reconnect-timeout",
+        "reconnect_timeout_s",
+        type=click.FloatRange(min=0),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a neighbour whose connections are lost may take to come back.",
+    )
+
+
 # --- running -------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from ministream.cli.options import config_option, json_option, run_stage, verbose_option, version_option
+from ministream.cli.options import (
+    config_option,
+    json_option,
+    reconnect_timeout_option,
+    run_stage,
+    verbose_option,
+    version_option,
+)
 from ministream.cli.scan_options import update_options
 
 
@@ -58,6 +65,7 @@ from ministream.cli.scan_options import update_options
     metavar="SECONDS",
     help="How long the distributor may take to answer.",
 )
+@reconnect_timeout_option()
 @json_option()
 @config_option()
 @verbose_option()

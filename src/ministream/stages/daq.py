@@ -19,7 +19,7 @@ from ministream.errors import ConnectionFailed, InputError
 from ministream.frames import FrameKind, ScanDescription
 from ministream.sinks import write_volume
 from ministream.sources import Source, ViewOrder, open_source
-from ministream.transport import FlowEvent, Joined, Left, Outlet
+from ministream.transport import RECONNECT_TIMEOUT_S, FlowEvent, Joined, Left, Outlet
 from ministream.wire import encode
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class DaqOptions:
         Where to write a phantom's ground truth first.
     flat_value, dark_value : float or None
         Counts, for a file without flat or dark fields.
+    reconnect_timeout_s : float
+        How long a consumer whose connections are lost may take to come back.
     """
 
     source: str = "phantom"
@@ -59,6 +61,7 @@ class DaqOptions:
     truth: Path | None = None
     flat_value: float | None = None
     dark_value: float | None = None
+    reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
 
 
 def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
@@ -66,7 +69,8 @@ def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
 
     Reports ``ready`` (``address``), ``progress`` (``projections_sent``, ``projections_total``,
     ``bytes_sent``, ``seconds``), ``done`` (also ``flat_fields_sent``, ``dark_fields_sent``,
-    ``first_projection_at`` in Unix time, ``late_s``: how far behind the asked rate at worst).
+    ``first_projection_at`` in Unix time, ``late_s``: how far behind the asked rate at worst,
+    ``frames_retransmitted``: sent again because a connection was lost).
 
     Raises
     ------
@@ -86,7 +90,11 @@ def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
         description = source.describe()
         if options.truth is not None:
             write_volume(options.truth, source.truth(), attributes={"source": options.source})
-        with Outlet(options.listen, description=description.as_mapping()) as outlet:
+        with Outlet(
+            options.listen,
+            description=description.as_mapping(),
+            reconnect_timeout_s=options.reconnect_timeout_s,
+        ) as outlet:
             report({"event": "ready", "address": outlet.address})
             _Play(options, source, description, outlet, report, stop).run()
 
@@ -229,4 +237,5 @@ class _Play:
             "dark_fields_sent": self._counts.dark_fields,
             "first_projection_at": self._counts.first_projection_at,
             "late_s": self._counts.late_s,
+            "frames_retransmitted": self._outlet.retransmitted,
         }

@@ -40,7 +40,17 @@ from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.partition import slice_range
 from ministream.stages.calibration import Calibration, Calibrator, warm_up
 from ministream.stages.correction import Corrector
-from ministream.transport import Acknowledged, Ended, Inlet, Joined, Left, Message, Outlet, wait_any
+from ministream.transport import (
+    RECONNECT_TIMEOUT_S,
+    Acknowledged,
+    Ended,
+    Inlet,
+    Joined,
+    Left,
+    Message,
+    Outlet,
+    wait_any,
+)
 from ministream.wire import timage
 
 logger = logging.getLogger(__name__)
@@ -71,6 +81,8 @@ class DistributeOptions:
         Frames that may be on their way from the DAQ or in work.
     connect_timeout_s : float
         How long the DAQ may take to answer.
+    reconnect_timeout_s : float
+        How long it, or a worker, may take to come back when its connections are lost.
     """
 
     connect: Sequence[str]
@@ -80,6 +92,7 @@ class DistributeOptions:
     stripes: str = "sorting"
     credits: int = 64
     connect_timeout_s: float = 30.0
+    reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
 
 
 def run(options: DistributeOptions, report: Report, stop: threading.Event) -> None:
@@ -102,7 +115,11 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
     """
     if options.stripes not in STRIPE_METHODS:
         raise InputError(f"stripes {options.stripes!r} is not one of {', '.join(STRIPE_METHODS)}")
-    with Outlet(options.listen, description={"stage": "distribute"}) as outlet:
+    with Outlet(
+        options.listen,
+        description={"stage": "distribute"},
+        reconnect_timeout_s=options.reconnect_timeout_s,
+    ) as outlet:
         report({"event": "ready", "address": outlet.address})
         warm_up(center=options.center is None, stripes=options.stripes != "none")
         workers = _Workers(outlet, options.workers)
@@ -110,7 +127,11 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             return
         flow = f"distributor-{uuid.uuid4().hex[:8]}"
         with Inlet(
-            options.connect, flow=flow, credits=options.credits, connect_timeout_s=options.connect_timeout_s
+            options.connect,
+            flow=flow,
+            credits=options.credits,
+            connect_timeout_s=options.connect_timeout_s,
+            reconnect_timeout_s=options.reconnect_timeout_s,
         ) as inlet:
             while not inlet.await_welcome(_WAIT_S):
                 if stop.is_set():

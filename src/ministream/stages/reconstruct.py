@@ -27,7 +27,7 @@ from ministream.kernels.sirt import warm_up
 from ministream.sinks import check_writable, write_volume
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.reconstruction import Reconstruction
-from ministream.transport import Ended, Inlet, Message, Notice
+from ministream.transport import RECONNECT_TIMEOUT_S, Ended, Inlet, Message, Notice
 from ministream.window import SlidingWindow
 from ministream.wire import timage
 
@@ -65,6 +65,8 @@ class ReconstructOptions:
         Projections that may be on their way.
     connect_timeout_s : float
         How long the distributor may take to answer.
+    reconnect_timeout_s : float
+        How long it may take to come back when its connections are lost.
     """
 
     connect: Sequence[str]
@@ -80,6 +82,7 @@ class ReconstructOptions:
     output: Path | None = None
     credits: int = 64
     connect_timeout_s: float = 30.0
+    reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
 
 
 def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> None:
@@ -120,6 +123,7 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
             credits=options.credits,
             attributes={"rank": options.rank, "size": options.workers},
             connect_timeout_s=options.connect_timeout_s,
+            reconnect_timeout_s=options.reconnect_timeout_s,
         ) as inlet:
             worker = _Worker(options, inlet, publisher, report)
             complete = worker.stream(stop)

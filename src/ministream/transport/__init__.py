@@ -1,6 +1,7 @@
 """Flow-controlled delivery of messages between stages: credits, order, exactly once."""
 
 from ministream.transport.flow import (
+    RECONNECT_TIMEOUT_S,
     Acknowledged,
     Ended,
     FlowEvent,
@@ -14,6 +15,7 @@ from ministream.transport.inlet import Inlet
 from ministream.transport.outlet import Outlet
 
 __all__ = [
+    "RECONNECT_TIMEOUT_S",
     "Acknowledged",
     "Ended",
     "FlowEvent",

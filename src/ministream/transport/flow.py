@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 import zmq
 
+RECONNECT_TIMEOUT_S = 120.0
+"""How long both ends of a flow wait for connections that were lost, if not told otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -31,7 +34,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The receiver of a flow is gone; `lost` says that it did not take leave.
+    """The receiver of a flow is gone; `lost` says that it did not take leave, and has not come back in time.
 
     Parameters
     ----------

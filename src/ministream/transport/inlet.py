@@ -2,11 +2,15 @@
 
 What arrives early waits until its turn; what arrives twice is dropped and counted. The memory needed is
 bounded by the credits: the sender may have that many messages on their way that are not acknowledged.
+
+A connection that is lost is dialled again (ZeroMQ does that), and joins the same flow again; the others go on
+meanwhile. Only when none has been there for `reconnect_timeout_s` is the flow given up.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,8 +18,8 @@ from typing import Any
 
 import zmq
 
-from ministream.errors import ConnectionFailed, InputError, ProtocolError
-from ministream.transport.flow import Deadline, Ended, Message, Notice
+from ministream.errors import ConnectionFailed, FlowUnknown, InputError, ProtocolError
+from ministream.transport.flow import RECONNECT_TIMEOUT_S, Deadline, Ended, Message, Notice
 from ministream.transport.sockets import ConnectionMonitor, make_dealer
 from ministream.wire import messages
 
@@ -24,13 +28,26 @@ logger = logging.getLogger(__name__)
 _POLL_STEP_S = 0.5
 _FAREWELL_WAIT_S = 2.0
 """How long after a sender's farewell on one connection what it had sent on the others may take."""
+_ASK_AGAIN_S = 0.5
+"""After a refusal that may not last: another receiver has the name, and may be gone."""
 
 
 class _Connection:
-    """One connection of the flow."""
+    """One connection of the flow.
 
-    def __init__(self, address: str, socket: zmq.Socket[bytes]) -> None:
+    Attributes
+    ----------
+    received : int
+        Messages, notices and ends that have come on it, since the beginning.
+    welcome : bool
+        The sender has answered, and the connection has not been lost since.
+    established : bool
+        The sender has been there, whether or not it has answered.
+    """
+
+    def __init__(self, address: str, index: int, socket: zmq.Socket[bytes]) -> None:
         self.address = address
+        self.index = index
         self.socket = socket
         self.monitor = ConnectionMonitor(socket)
         self.received = 0
@@ -38,12 +55,20 @@ class _Connection:
         self.established = False
         self.lost = False
         self.farewell = False
+        self.ask_again_at_s = float("inf")
 
-    def read_monitor(self) -> None:
+    def read_monitor(self) -> tuple[bool, bool]:
+        """Return whether it was lost, and whether it has come back, since the last call."""
+        was_lost = came_back = False
         for came in self.monitor.events():
             # a relay may accept and hang up before the far end is there: that is no loss, ZeroMQ dials again
-            self.lost = self.lost or (not came and self.established)
-            self.established = self.established or came
+            if came:
+                came_back = self.established
+                self.established, self.lost = True, False
+            elif self.established:
+                was_lost, came_back = True, False
+                self.lost, self.welcome = True, False
+        return was_lost, came_back
 
     def close(self, linger_s: float | None = None) -> None:
         self.monitor.close()
@@ -68,6 +93,8 @@ class Inlet:
         How long the sender may take to be there and to answer.
     heartbeat_s, silence_limit_s : float
         How often an idle connection is tried, and after how much silence it is lost.
+    reconnect_timeout_s : float
+        How long the sender is waited for when all connections are lost; 0 gives up at once.
 
     Raises
     ------
@@ -91,6 +118,7 @@ class Inlet:
         connect_timeout_s: float = 30.0,
         heartbeat_s: float = 1.0,
         silence_limit_s: float = 10.0,
+        reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
     ) -> None:
         if not 1 <= len(addresses) <= messages.CONNECTIONS_LIMIT:
             raise InputError(f"{len(addresses)} addresses: 1 to {messages.CONNECTIONS_LIMIT} are needed")
@@ -99,7 +127,12 @@ class Inlet:
         self.flow = flow
         self.duplicates = 0
         """Messages that came a second time, and were dropped."""
+        self.sender = ""
+        """Which process the sender is; random, and empty until it has answered."""
         self._credits = credits
+        self._receiver = uuid.uuid4().hex
+        self._attributes = dict(attributes or {})
+        self._reconnect_timeout_s = reconnect_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._connect_deadline = Deadline(connect_timeout_s)
         self._description: Mapping[str, Any] | None = None
@@ -108,7 +141,10 @@ class Inlet:
         self._next_sequence = 0
         self._next_notice = 0
         self._acknowledged = 0
-        self._acknowledgement_sent = (0, 0)
+        self._acknowledgement_sent = (0, 0, False)
+        self._interrupted_at_s: float | None = None
+        self._started = False
+        self._refusal: messages.Refuse | None = None
         self._end: messages.End | None = None
         self._farewell: str | None = None
         self._farewell_deadline = Deadline(0)
@@ -117,27 +153,16 @@ class Inlet:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._connections: list[_Connection] = []
         try:
-            for address in addresses:
+            for index, address in enumerate(addresses):
                 dealer = make_dealer(
                     self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s
                 )
-                self._connections.append(_Connection(address, dealer))
+                self._connections.append(_Connection(address, index, dealer))
         except BaseException:
             self._close_sockets(linger_s=0)
             raise
-        receiver = uuid.uuid4().hex
-        for index, connection in enumerate(self._connections):
-            join = messages.Join(
-                protocol=messages.PROTOCOL,
-                flow=flow,
-                receiver=receiver,
-                connection=index,
-                connections=len(addresses),
-                credits=credits,
-                next_sequence=0,
-                attributes=dict(attributes or {}),
-            )
-            connection.socket.send(messages.encode(join))
+        for connection in self._connections:
+            self._join(connection)
 
     def __enter__(self) -> Inlet:
         return self
@@ -209,7 +234,7 @@ class Inlet:
         while True:
             self._read_all()
             # before the check: a sender that has failed meanwhile has left messages to be received
-            if all(connection.welcome for connection in self._connections):
+            if self._started:
                 return True
             self._check()
             if deadline.is_over:
@@ -224,8 +249,10 @@ class Inlet:
         Raises
         ------
         ConnectionFailed
-            The sender is not there, refused, left before the end, or a connection was lost; what had come
-            before is returned first.
+            The sender is not there, refused, left before the end, or was lost and has not come back in time;
+            what had come before is returned first.
+        FlowUnknown
+            Who answers there after a loss is not the same sender.
         ProtocolError
             The sender sent what cannot be understood.
         """
@@ -267,7 +294,7 @@ class Inlet:
         for connection in self._connections:
             connection.read_monitor()
             reachable = connection.established and not connection.lost
-            if reachable:
+            if reachable and not self._refusal:
                 connection.socket.send(leave)
             connection.close(None if reachable else 0)
         self._closed = True
@@ -309,19 +336,26 @@ class Inlet:
     def _read_all(self) -> None:
         for connection in self._connections:
             # the monitor first: what came before a loss is then in the socket already
-            connection.read_monitor()
-            while True:
-                try:
-                    header, *payload = connection.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-                except zmq.Again:
-                    break
-                if len(payload) > 1:
-                    raise ProtocolError(f"{self._name}: a message of {len(payload) + 1} parts")
-                content = payload[0].buffer if payload else memoryview(b"")
-                try:
-                    self._take(connection, messages.parse(header.buffer), content)
-                except ProtocolError as error:
-                    raise ProtocolError(f"{self._name}: {error}") from error
+            was_lost, came_back = connection.read_monitor()
+            self._drain(connection)
+            if was_lost:
+                self._note_loss(connection)
+            if came_back or time.monotonic() > connection.ask_again_at_s:
+                self._join(connection)
+
+    def _drain(self, connection: _Connection) -> None:
+        while True:
+            try:
+                header, *payload = connection.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            if len(payload) > 1:
+                raise ProtocolError(f"{self._name}: a message of {len(payload) + 1} parts")
+            content = payload[0].buffer if payload else memoryview(b"")
+            try:
+                self._take(connection, messages.parse(header.buffer), content)
+            except ProtocolError as error:
+                raise ProtocolError(f"{self._name}: {error}") from error
 
     def _take(self, connection: _Connection, header: messages.Header, payload: memoryview) -> None:
         match header:
@@ -329,20 +363,23 @@ class Inlet:
                 connection.received += 1
                 self._take_message(header.sequence, payload)
             case messages.Notice():
+                connection.received += 1
                 if header.notice >= self._next_notice + messages.NOTICES_LIMIT:
                     raise ProtocolError(f"notice {header.notice} came before notice {self._next_notice}")
                 if header.notice >= self._next_notice:
                     notice = Notice(header.message, bytes(payload))
                     self._notices[header.notice] = (header.before_sequence, notice)
             case messages.End():
+                connection.received += 1
                 self._end = header
             case messages.Welcome():
                 if header.protocol != messages.PROTOCOL:
                     raise ProtocolError(f"the sender speaks version {header.protocol} of the protocol")
-                connection.welcome = True
-                self._description = header.description
+                self._take_welcome(connection, header)
             case messages.Refuse():
-                raise ConnectionFailed(f"{self._name}: the sender refuses: {header.reason}")
+                self._refusal = header
+                if header.cause == messages.TAKEN and not self._started:
+                    connection.ask_again_at_s = time.monotonic() + _ASK_AGAIN_S
             case messages.Leave():
                 connection.farewell = True
                 if self._farewell is None:
@@ -365,6 +402,58 @@ class Inlet:
 
     # ------------------------------------------------------------------ connections
 
+    def _join(self, connection: _Connection) -> None:
+        connection.ask_again_at_s = float("inf")
+        join = messages.Join(
+            protocol=messages.PROTOCOL,
+            flow=self.flow,
+            receiver=self._receiver,
+            connection=connection.index,
+            connections=len(self._connections),
+            credits=self._credits,
+            next_sequence=self._next_sequence if self._started else 0,
+            next_notice=self._next_notice if self._started else 0,
+            arrived=connection.received,
+            attributes=self._attributes,
+        )
+        connection.socket.send(messages.encode(join))
+
+    def _take_welcome(self, connection: _Connection, welcome: messages.Welcome) -> None:
+        connection.welcome = True
+        self._refusal = None
+        self._description = welcome.description
+        self.sender = welcome.sender
+        if not (self._started or self._early or self._notices):
+            # 0, or where a receiver of the same name had got to
+            self._next_sequence = self._acknowledged = welcome.next_sequence
+            self._next_notice = welcome.next_notice
+            self._acknowledgement_sent = (welcome.next_sequence, welcome.next_notice, False)
+        if all(other.welcome for other in self._connections):
+            self._started = True
+        if self._interrupted_at_s is not None:
+            away_s, self._interrupted_at_s = time.monotonic() - self._interrupted_at_s, None
+            logger.warning(
+                "flow %r: %s is back after %.1f s, going on with message %d",
+                *(self.flow, connection.address, away_s, self._next_sequence),
+            )
+        if self._started:
+            # what was said last may have been lost
+            self._acknowledgement_sent = (-1, -1, False)
+            self._send_acknowledgement()
+
+    def _note_loss(self, connection: _Connection) -> None:
+        self._acknowledgement_sent = (-1, -1, False)
+        if not self._started or self._farewell is not None or self._is_complete():
+            return
+        if any(other.welcome for other in self._connections):
+            logger.info("flow %r: a connection to %s was lost", self.flow, connection.address)
+        elif self._interrupted_at_s is None:
+            self._interrupted_at_s = time.monotonic()
+            logger.warning(
+                "flow %r: the connection to %s was lost after %d messages; it has %g s to come back",
+                *(self.flow, connection.address, self._next_sequence, self._reconnect_timeout_s),
+            )
+
     @property
     def _name(self) -> str:
         return f"flow {self.flow!r} from {', '.join(c.address for c in self._connections)}"
@@ -381,20 +470,33 @@ class Inlet:
         """Raise if what is missing will not come any more."""
         if self._is_complete():
             return
+        if self._refusal is not None:
+            self._check_refusal(self._refusal)
         if self._farewell is not None and (
             # it says so on every connection: what it had sent before on the others may be on its way
             all(connection.farewell or connection.lost for connection in self._connections)
             or self._farewell_deadline.is_over
         ):
             raise ConnectionFailed(f"{self._name}: the sender has left: {self._farewell}")
-        for connection in self._connections:
-            if connection.lost and self._farewell is None:
-                raise ConnectionFailed(
-                    f"flow {self.flow!r}: the connection to {connection.address} was lost "
-                    f"after {self._next_sequence} messages; did the sender end?"
-                )
-        if self._connect_deadline.is_over and not all(c.welcome for c in self._connections):
+        if (
+            self._interrupted_at_s is not None
+            and self._farewell is None
+            and time.monotonic() - self._interrupted_at_s >= self._reconnect_timeout_s
+        ):
+            raise ConnectionFailed(
+                f"flow {self.flow!r}: the connection to {self._connections[0].address} was lost after "
+                f"{self._next_sequence} messages, and has not come back for {self._reconnect_timeout_s:g} s; "
+                f"did the sender end?"
+            )
+        if self._connect_deadline.is_over and not self._started:
             raise self._no_answer(None)
+
+    def _check_refusal(self, refusal: messages.Refuse) -> None:
+        reason = f"{self._name}: the sender refuses: {refusal.reason}"
+        if refusal.cause == messages.UNKNOWN:
+            raise FlowUnknown(reason)
+        if refusal.cause != messages.TAKEN or self._started or self._connect_deadline.is_over:
+            raise ConnectionFailed(reason)
 
     def _wait(self, deadline: Deadline) -> None:
         poller = zmq.Poller()
@@ -403,17 +505,19 @@ class Inlet:
         poller.poll(int(min(deadline.remaining_s, _POLL_STEP_S) * 1000) + 1)
 
     def _send_acknowledgement(self) -> None:
-        state = (self._acknowledged, self._next_notice)
-        if state == self._acknowledgement_sent:
+        state = (self._acknowledged, self._next_notice, self._is_complete())
+        there = [connection for connection in self._connections if connection.welcome]
+        if state == self._acknowledgement_sent or not there:
             return
         self._acknowledgement_sent = state
         header = messages.Acknowledge(
             next_sequence=self._acknowledged,
             next_notice=self._next_notice,
             received=tuple(connection.received for connection in self._connections),
+            ended=self._is_complete(),
         )
-        self._turn = (self._turn + 1) % len(self._connections)
-        self._connections[self._turn].socket.send(messages.encode(header))
+        self._turn += 1
+        there[self._turn % len(there)].socket.send(messages.encode(header))
 
     def _close_sockets(self, *, linger_s: float) -> None:
         for connection in self._connections:

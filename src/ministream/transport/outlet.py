@@ -2,24 +2,27 @@
 
 Each receiver says how many messages may be on their way to it and not acknowledged. So neither end's memory
 grows, many messages are in flight per round trip, and a receiver that stops acknowledging stops its sender.
-Messages that are not acknowledged are kept. A flow is bound to its connections: when one is lost, so is the
-flow.
+
+What is not acknowledged is kept (see `ministream.transport.outgoing`), so a flow outlives its connections:
+what was on its way on one that is lost is sent again on the others, or when the receiver has dialled again.
+A receiver whose last connection is lost has `reconnect_timeout_s` to come back; meanwhile another one may
+take its name, and gets everything that was not acknowledged. A receiver that is there never loses its name.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import zmq
 
 from ministream.errors import ConnectionFailed, ProtocolError
-from ministream.transport.flow import Acknowledged, Deadline, FlowEvent, Joined, Left
+from ministream.transport.flow import RECONNECT_TIMEOUT_S, Acknowledged, Deadline, FlowEvent, Joined, Left
+from ministream.transport.outgoing import Connection, Flow
 from ministream.transport.sockets import ConnectionMonitor, bound_address, make_router
 from ministream.wire import messages
 from ministream.wire.timage import Buffer
@@ -30,46 +33,6 @@ _POLL_STEP_S = 0.5
 # after a connection has gone, ZeroMQ needs a moment until sending to it fails
 _PROBE_INTERVAL_S = 0.05
 _PROBE_PERIOD_S = 2.0
-
-
-@dataclass(slots=True)
-class _Connection:
-    identity: bytes
-    sent: int = 0
-    received: int = 0
-
-
-@dataclass(slots=True)
-class _Flow:
-    """The sender's state of one flow."""
-
-    name: str
-    receiver: str
-    size: int
-    credits: int
-    attributes: Mapping[str, Any]
-    connections: dict[int, _Connection] = field(default_factory=dict)
-    kept: deque[Buffer] = field(default_factory=deque)
-    next_sequence: int = 0
-    acknowledged: int = 0
-    next_notice: int = 0
-    notices_acknowledged: int = 0
-    finished: bool = False
-
-    @property
-    def complete(self) -> bool:
-        return len(self.connections) == self.size
-
-    @property
-    def has_credit(self) -> bool:
-        return self.complete and self.next_sequence < self.acknowledged + self.credits
-
-    def fastest(self) -> _Connection:
-        """Return the connection with the fewest messages on their way; ties go in turn."""
-        return min(
-            self.connections.values(),
-            key=lambda connection: (connection.sent - connection.received, connection.sent),
-        )
 
 
 class Outlet:
@@ -83,6 +46,8 @@ class Outlet:
         What every receiver is told when it joins; JSON.
     heartbeat_s, silence_limit_s : float
         How often an idle connection is tried, and after how much silence it is lost.
+    reconnect_timeout_s : float
+        How long a receiver whose connections are lost is waited for.
 
     Attributes
     ----------
@@ -106,9 +71,13 @@ class Outlet:
         description: Mapping[str, Any],
         heartbeat_s: float = 1.0,
         silence_limit_s: float = 10.0,
+        reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
     ) -> None:
+        self._sender = uuid.uuid4().hex
+        self._reconnect_timeout_s = reconnect_timeout_s
+        self._retransmitted = 0
         self.description = dict(description)
-        self._flows: dict[str, _Flow] = {}
+        self._flows: dict[str, Flow] = {}
         self._flow_of: dict[bytes, str] = {}
         self._events: list[FlowEvent] = []
         self._probe_until_s = 0.0
@@ -136,8 +105,18 @@ class Outlet:
 
     @property
     def flows(self) -> tuple[str, ...]:
-        """Names of the flows that have joined and not left."""
-        return tuple(flow.name for flow in self._flows.values() if flow.complete)
+        """Names of the flows that have joined and not left; some may be interrupted."""
+        return tuple(flow.name for flow in self._flows.values() if flow.joined)
+
+    @property
+    def retransmitted(self) -> int:
+        """How many messages were sent again, because a connection was lost."""
+        return self._retransmitted + sum(flow.retransmitted for flow in self._flows.values())
+
+    def is_interrupted(self, flow: str) -> bool:
+        """Whether `flow` has lost its connections, and its receiver is waited for."""
+        found = self._flows.get(flow)
+        return found is not None and found.lost_at_s is not None
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
@@ -158,6 +137,7 @@ class Outlet:
         while True:
             self._read_all()
             self._probe()
+            self._give_up()
             if self._events or deadline.is_over:
                 events, self._events = self._events, []
                 return events
@@ -185,14 +165,10 @@ class Outlet:
         found = self._open(flow)
         if not found.has_credit:
             raise ConnectionFailed(
-                f"flow {flow!r} has no credit: {self.outstanding(flow)} messages wait for acknowledgement"
+                f"flow {flow!r} has no credit: {found.outstanding} messages wait for acknowledgement"
             )
-        connection = found.fastest()
-        sequence = found.next_sequence
-        self._send_or_lose(found, connection, messages.Data(sequence=sequence), payload)
-        connection.sent += 1
-        found.kept.append(payload)
-        found.next_sequence += 1
+        sequence = found.add_message(payload)
+        self._flush(found)
         return sequence
 
     def notify(self, flow: str, message: Mapping[str, Any], payload: bytes = b"") -> None:
@@ -208,11 +184,8 @@ class Outlet:
         found = self._open(flow)
         if found.next_notice - found.notices_acknowledged >= messages.NOTICES_LIMIT:
             raise ConnectionFailed(f"flow {flow!r} has not taken {messages.NOTICES_LIMIT} notices")
-        header = messages.Notice(
-            notice=found.next_notice, before_sequence=found.next_sequence, message=dict(message)
-        )
-        self._send_or_lose(found, found.fastest(), header, payload)
-        found.next_notice += 1
+        found.add_notice(message, payload)
+        self._flush(found)
 
     def finish(self, flow: str) -> None:
         """End the stream of `flow` after what has been sent; its receiver still acknowledges, and leaves.
@@ -223,9 +196,8 @@ class Outlet:
             The flow is gone, or finished already.
         """
         found = self._open(flow)
-        end = messages.End(next_sequence=found.next_sequence, next_notice=found.next_notice)
-        self._send_or_lose(found, found.fastest(), end)
-        found.finished = True
+        found.finish()
+        self._flush(found)
 
     def dismiss(self, flow: str, reason: str) -> None:
         """Refuse a flow that has joined: its receiver is told why, and it is forgotten without an event."""
@@ -234,13 +206,12 @@ class Outlet:
             return
         for connection in found.connections.values():
             self._refuse(connection.identity, reason)
-            self._flow_of.pop(connection.identity, None)
-        del self._flows[flow]
+        self._forget(found)
 
     def outstanding(self, flow: str) -> int:
-        """Return how many messages of `flow` were sent and are not acknowledged; 0 when it is gone."""
+        """Return how much of `flow` was sent and is not acknowledged: messages, and the end; 0 when gone."""
         found = self._flows.get(flow)
-        return 0 if found is None else found.next_sequence - found.acknowledged
+        return 0 if found is None else found.outstanding + (found.finished and not found.ended)
 
     def close(self) -> None:
         """Tell the receivers of unfinished flows, and close. Idempotent; waits two seconds at most."""
@@ -286,7 +257,7 @@ class Outlet:
         elif isinstance(header, messages.Acknowledge):
             self._acknowledge(flow, header)
         elif isinstance(header, messages.Leave):
-            self._advance(flow, header.next_sequence)
+            self._advance(flow, header.next_sequence, flow.notices_acknowledged)
             self._drop(flow, header.reason, lost=False)
         else:
             raise ProtocolError(f"a receiver does not send {type(header).__name__}")
@@ -297,48 +268,89 @@ class Outlet:
                 identity, f"it speaks version {messages.PROTOCOL} of the protocol, not {join.protocol}"
             )
             return
+        flow = self._flow_for(identity, join)
+        if flow is None:
+            return
+        known = flow.connections.get(join.connection)
+        if known is not None and known.identity == identity:
+            # said twice: the first time was too late for the connection before
+            known.confirm(join.arrived)
+        else:
+            if known is not None:
+                # the receiver says again what it had last said there
+                known.gone = True
+                self._flow_of.pop(known.identity, None)
+                flow.lose(known)
+            flow.connections[join.connection] = Connection(identity, join.arrived)
+            self._flow_of[identity] = join.flow
+        self._welcome(flow, flow.connections[join.connection])
+
+    def _flow_for(self, identity: bytes, join: messages.Join) -> Flow | None:
+        """Return the flow that `join` belongs to, and take note of what it says; None if it is refused."""
         flow = self._flows.get(join.flow)
         if flow is None:
-            if join.next_sequence != 0:
-                self._refuse(identity, f"it does not know flow {join.flow!r}, so cannot resume it")
-                return
-            flow = _Flow(join.flow, join.receiver, join.connections, join.credits, join.attributes)
+            if join.next_sequence or join.next_notice or join.arrived:
+                reason = f"flow {join.flow!r} is not known here, so it cannot go on"
+                self._refuse(identity, reason, messages.UNKNOWN)
+                return None
+            flow = Flow(join.flow, join.receiver, join.connections, join.credits, join.attributes)
             self._flows[join.flow] = flow
         elif flow.receiver != join.receiver:
-            self._refuse(identity, f"flow {join.flow!r} has a receiver already; give this one another name")
+            if flow.connections:
+                # perhaps they are gone, and nobody has noticed yet: it will ask again
+                self._probe_until_s = time.monotonic() + _PROBE_PERIOD_S
+                reason = f"flow {join.flow!r} has a receiver already; give this one another name"
+                self._refuse(identity, reason, messages.TAKEN)
+                return None
+            logger.warning("%s: flow %s: another receiver takes its place", self.address, flow.name)
+            flow.hand_over(join)
+        elif join.connections != flow.size:
+            raise ProtocolError(f"flow {join.flow!r} has {flow.size} connections, not {join.connections}")
+        elif join.next_sequence > flow.next_sequence or join.next_notice > flow.next_notice:
+            raise ProtocolError(f"flow {join.flow!r} goes on after what was not sent")
+        else:
+            flow.note_arrived(join.next_sequence, join.next_notice)
+        return flow
+
+    def _welcome(self, flow: Flow, connection: Connection) -> None:
+        welcome = messages.Welcome(
+            protocol=messages.PROTOCOL,
+            sender=self._sender,
+            next_sequence=flow.acknowledged,
+            next_notice=flow.notices_acknowledged,
+            description=self.description,
+        )
+        if not self._send(connection.identity, welcome):
+            self._lose(flow, connection)
             return
-        elif join.connection in flow.connections or join.connections != flow.size:
-            raise ProtocolError(f"flow {join.flow!r} joins twice as connection {join.connection}")
-        self._flow_of[identity] = join.flow
-        flow.connections[join.connection] = _Connection(identity)
-        welcome = messages.Welcome(protocol=messages.PROTOCOL, description=self.description)
-        if not self._send(identity, welcome):
-            self._drop(flow, "it was gone before it was welcome", lost=True)
-        elif flow.complete:
+        if flow.lost_at_s is not None:
+            away_s, flow.lost_at_s = time.monotonic() - flow.lost_at_s, None
+            logger.warning("%s: flow %s is back after %.1f s", self.address, flow.name, away_s)
+        if not flow.joined and flow.complete:
+            flow.joined = True
             logger.info("%s: flow %s joined with %d connections", self.address, flow.name, flow.size)
             self._events.append(Joined(flow.name, flow.attributes))
+        self._flush(flow)
 
-    def _acknowledge(self, flow: _Flow, header: messages.Acknowledge) -> None:
+    def _acknowledge(self, flow: Flow, header: messages.Acknowledge) -> None:
         if header.next_notice > flow.next_notice or len(header.received) != flow.size:
             raise ProtocolError(f"flow {flow.name!r} acknowledges what was not sent")
         # acknowledgements travel on all connections and may overtake each other
-        flow.notices_acknowledged = max(flow.notices_acknowledged, header.next_notice)
         for index, received in enumerate(header.received):
             connection = flow.connections.get(index)
             if connection is not None:
-                connection.received = max(connection.received, min(received, connection.sent))
-        self._advance(flow, header.next_sequence)
+                connection.confirm(received)
+        self._advance(flow, header.next_sequence, header.next_notice)
+        flow.ended = flow.ended or (header.ended and flow.finished and not flow.outstanding)
 
-    def _advance(self, flow: _Flow, next_sequence: int) -> None:
+    def _advance(self, flow: Flow, next_sequence: int, next_notice: int) -> None:
         if next_sequence > flow.next_sequence:
             raise ProtocolError(
                 f"flow {flow.name!r} acknowledges message {next_sequence - 1} of {flow.next_sequence}"
             )
-        if next_sequence > flow.acknowledged:
-            for _ in range(next_sequence - flow.acknowledged):
-                flow.kept.popleft()
-            flow.acknowledged = next_sequence
+        if flow.acknowledge(next_sequence, next_notice):
             self._events.append(Acknowledged(flow.name, next_sequence - 1))
+            self._flush(flow)
 
     def _reject(self, identity: bytes, reason: str) -> None:
         """Do without a peer that does not keep to the protocol."""
@@ -348,25 +360,26 @@ class Outlet:
             self._drop(flow, reason, lost=True)
         self._refuse(identity, reason)
 
-    def _refuse(self, identity: bytes, reason: str) -> None:
-        self._send(identity, messages.Refuse(reason=reason[:1000]))
+    def _refuse(self, identity: bytes, reason: str, cause: str = "") -> None:
+        self._send(identity, messages.Refuse(reason=reason[:1000], cause=cause))
 
     # ------------------------------------------------------------------ connections
 
-    def _open(self, name: str) -> _Flow:
+    def _open(self, name: str) -> Flow:
         flow = self._flows.get(name)
-        if flow is None or not flow.complete:
+        if flow is None or not flow.joined:
             raise ConnectionFailed(f"flow {name!r} is not there (any more)")
         if flow.finished:
             raise ConnectionFailed(f"flow {name!r} is finished")
         return flow
 
-    def _send_or_lose(
-        self, flow: _Flow, connection: _Connection, header: messages.Header, payload: Buffer | None = None
-    ) -> None:
-        if not self._send(connection.identity, header, payload):
-            self._lose(flow)
-            raise ConnectionFailed(f"flow {flow.name!r}: the connection to its receiver was lost")
+    def _flush(self, flow: Flow) -> None:
+        """Send what waits, as far as there are connections and credits."""
+        while flow.joined and (connection := flow.fastest()) and (item := flow.next_item()):
+            if self._send(connection.identity, *flow.content(item)):
+                flow.note_sent(item, connection)
+            else:
+                self._lose(flow, connection)
 
     def _send(self, identity: bytes, header: messages.Header, payload: Buffer | None = None) -> bool:
         """Send to one connection; return whether it is still there."""
@@ -389,29 +402,59 @@ class Outlet:
         self._probed_at_s = now_s
         probe = messages.Probe()
         for flow in list(self._flows.values()):
-            if not all(self._send(connection.identity, probe) for connection in flow.connections.values()):
-                self._lose(flow)
+            for connection in list(flow.connections.values()):
+                if not self._send(connection.identity, probe):
+                    self._lose(flow, connection)
 
-    def _lose(self, flow: _Flow) -> None:
-        """Give up a flow whose connection has gone, unless its receiver has taken leave before that."""
+    def _lose(self, flow: Flow, connection: Connection) -> None:
+        """Do without a connection that has gone; its flow is interrupted if it was the last."""
+        if connection.gone:
+            return
+        connection.gone = True
         # its last words are in the socket by now: ZeroMQ keeps what came before a connection went
         self._read_messages()
-        if flow.finished and flow.acknowledged == flow.next_sequence:
-            # it has everything, knows that this was all, and has said so: only its farewell is missing
-            self._drop(flow, "it has gone, with everything acknowledged", lost=False)
-        else:
-            self._drop(flow, "the connection was lost", lost=True)
-
-    def _drop(self, flow: _Flow, reason: str, *, lost: bool) -> None:
+        self._flow_of.pop(connection.identity, None)
+        flow.lose(connection)
         if self._flows.get(flow.name) is not flow:
             return
-        del self._flows[flow.name]
-        leave = messages.Leave(next_sequence=flow.next_sequence, reason="another connection was lost")
+        if flow.ended:
+            # it has everything, knows that this was all, and has said so: only its farewell is missing
+            self._drop(flow, "it has gone, with everything acknowledged", lost=False)
+        elif not flow.joined:
+            if not flow.connections:
+                self._forget(flow)
+        elif flow.connections:
+            logger.info("%s: flow %s has lost a connection", self.address, flow.name)
+            self._flush(flow)
+        elif flow.lost_at_s is None:
+            flow.lost_at_s = time.monotonic()
+            logger.warning(
+                "%s: flow %s is interrupted, its connections were lost; it has %g s to come back",
+                *(self.address, flow.name, self._reconnect_timeout_s),
+            )
+
+    def _give_up(self) -> None:
+        """Drop the flows that have been interrupted for too long."""
+        now_s = time.monotonic()
+        for flow in list(self._flows.values()):
+            if flow.lost_at_s is not None and now_s - flow.lost_at_s >= self._reconnect_timeout_s:
+                lost = not flow.finished or flow.outstanding > 0
+                self._drop(flow, "the connection was lost", lost=lost)
+
+    def _drop(self, flow: Flow, reason: str, *, lost: bool) -> None:
+        if self._flows.get(flow.name) is not flow:
+            return
+        if lost:
+            leave = messages.Leave(next_sequence=flow.next_sequence, reason=reason[:1000])
+            for connection in flow.connections.values():
+                self._send(connection.identity, leave)
+        self._forget(flow)
+        logger.info("%s: flow %s left: %s", self.address, flow.name, reason)
+        if flow.joined:
+            self._events.append(Left(flow.name, reason, lost, flow.outstanding))
+
+    def _forget(self, flow: Flow) -> None:
         for connection in flow.connections.values():
             self._flow_of.pop(connection.identity, None)
-            if lost:
-                self._send(connection.identity, leave)
-        logger.info("%s: flow %s left: %s", self.address, flow.name, reason)
-        if flow.complete:
-            waiting = flow.next_sequence - flow.acknowledged
-            self._events.append(Left(flow.name, reason, lost, waiting))
+        self._retransmitted += flow.retransmitted
+        del self._flows[flow.name]

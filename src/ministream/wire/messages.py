@@ -3,7 +3,8 @@
 A message on a connection is its header, and for `Data` and `Notice` a payload behind it. Who sends what:
 
 receiver → sender
-    `Join` once per connection; `Acknowledge` as the application has done with messages; `Leave`.
+    `Join` on each connection, and again on one that was lost and has come back; `Acknowledge` as the
+    application has done with messages; `Leave`.
 sender → receiver
     `Welcome` or `Refuse` for each `Join`; `Data` and `Notice`; `End`; `Leave`; `Probe` (no meaning).
 
@@ -19,8 +20,12 @@ from typing import Any, NoReturn
 
 from ministream.errors import ProtocolError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the flow protocol; both ends must have the same one."""
+
+TAKEN, UNKNOWN = "taken", "unknown"
+REFUSAL_CAUSES = ("", TAKEN, UNKNOWN)
+"""Final; another receiver has the name, for now; the flow that was to go on is not known."""
 
 _HEADER_LIMIT = 1 << 20
 _TEXT_LIMIT = 4096
@@ -47,8 +52,10 @@ class Join:
         Which one of how many.
     credits : int
         How many messages may be sent and not acknowledged.
-    next_sequence : int
-        The first sequence number that the receiver has not got.
+    next_sequence, next_notice : int
+        The first message and the first notice that the receiver has not got; 0 if it is new.
+    arrived : int
+        How much has come on this connection since the receiver began, over all the times it was lost.
     attributes : mapping
         The application's own.
     """
@@ -60,6 +67,8 @@ class Join:
     connections: int
     credits: int
     next_sequence: int
+    next_notice: int
+    arrived: int
     attributes: Mapping[str, Any] = field(hash=False)
 
     def __post_init__(self) -> None:
@@ -73,17 +82,42 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The connection is part of the flow; `description` is what the sender tells about its stream."""
+    """The connection is part of the flow.
+
+    Parameters
+    ----------
+    protocol : int
+        The sender's version.
+    sender : str
+        Random: another process at the same address has another one.
+    next_sequence, next_notice : int
+        Where the flow begins for a receiver that has nothing of it: all below has been acknowledged, by
+        itself or by one that was lost and had the same name.
+    description : mapping
+        What the sender tells about its stream.
+    """
 
     protocol: int
+    sender: str
+    next_sequence: int
+    next_notice: int
     description: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """The connection is not served, and why."""
+    """The connection is not served, and why.
+
+    Parameters
+    ----------
+    reason : str
+        For people.
+    cause : str
+        One of `REFUSAL_CAUSES`.
+    """
 
     reason: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +147,16 @@ class Acknowledge:
     next_notice : int
         All notices below it.
     received : tuple of int
-        Messages that have arrived, by connection; tells the sender which connections are slow.
+        What has arrived (messages, notices, the end), by connection, since the receiver began; tells the
+        sender which connections are slow, and what to send again when one is lost.
+    ended : bool
+        The end has arrived, and everything before it.
     """
 
     next_sequence: int
     next_notice: int
     received: tuple[int, ...]
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +223,7 @@ def _checked(kind: type[Header], name: str, content: Mapping[str, Any]) -> Any:
     valid = _VALID[_TYPES[name]]
     if not valid(value):
         raise ProtocolError(f"{kind.__name__.lower()}: {name} is {str(value)[:40]!r}, not {_TYPES[name]}")
-    return tuple(value) if name == "received" else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_count(value: object) -> bool:
@@ -193,20 +231,25 @@ def _is_count(value: object) -> bool:
 
 
 _COUNT, _TEXT, _MAPPING, _COUNTS = "a count", "a text", "an object", "a list of counts"
+_CAUSE, _FLAG = f"one of {REFUSAL_CAUSES}", "true or false"
 _VALID: dict[str, Callable[[Any], bool]] = {
     _COUNT: _is_count,
     _TEXT: lambda value: isinstance(value, str) and len(value) <= _TEXT_LIMIT,
     _MAPPING: lambda value: isinstance(value, dict),
+    _CAUSE: lambda value: value in REFUSAL_CAUSES,
+    _FLAG: lambda value: isinstance(value, bool),
     _COUNTS: lambda value: (
         isinstance(value, list) and len(value) <= CONNECTIONS_LIMIT and all(map(_is_count, value))
     ),
 }
 _TYPES = {
     **dict.fromkeys(("protocol", "connection", "connections", "credits", "sequence", "notice"), _COUNT),
-    **dict.fromkeys(("next_sequence", "next_notice", "before_sequence"), _COUNT),
-    **dict.fromkeys(("flow", "receiver", "reason"), _TEXT),
+    **dict.fromkeys(("next_sequence", "next_notice", "before_sequence", "arrived"), _COUNT),
+    **dict.fromkeys(("flow", "receiver", "reason", "sender"), _TEXT),
     **dict.fromkeys(("attributes", "description", "message"), _MAPPING),
     "received": _COUNTS,
+    "cause": _CAUSE,
+    "ended": _FLAG,
 }
 
 

@@ -74,10 +74,12 @@ def start(
     distribute_options: tuple[str, ...] = (),
     worker_options: tuple[str, ...] = (),
 ) -> tuple[Stage, Stage, list[Stage]]:
-    daq = Stage(processes, "daq", source, *daq_options)
+    lost = ("--reconnect-timeout", "1")
+    daq = Stage(processes, "daq", source, *lost, *daq_options)
     address = daq.until("ready")["address"]
     distributor = Stage(
-        processes, "distribute", "--connect", address, "--workers", str(workers), *distribute_options
+        processes,
+        *("distribute", "--connect", address, "--workers", str(workers), *lost, *distribute_options),
     )
     address = distributor.until("ready")["address"]
     reconstructors = [
@@ -85,6 +87,7 @@ def start(
             processes,
             *("reconstruct", "--connect", address, "--rank", str(rank), "--workers", str(workers)),
             *("--threads", "1", "--output", folder / f"part-{rank}.h5"),
+            *lost,
             *worker_options,
         )
         for rank in range(workers)
@@ -159,7 +162,7 @@ def test_a_killed_worker_ends_everything_with_a_reason(processes: MarkedProcesse
     second.process.kill()
     assert distributor.end() == 8
     assert "worker 1" in distributor.log
-    assert len(distributor.log.strip().splitlines()) == 1
+    assert "is interrupted" in distributor.log
     assert distributor.until("error")["exit_code"] == 8
     # its neighbours learn it from the distributor
     assert first.end() == 4

@@ -264,8 +264,9 @@ def test_large_messages_are_whole(sender: Sender) -> None:
 def test_a_name_has_one_receiver_at_a_time(sender: Sender) -> None:
     with Inlet([sender.outlet.address], flow="f"):
         sender.until_joined()
-        with Inlet([sender.outlet.address], flow="f") as second:
+        with Inlet([sender.outlet.address], flow="f", connect_timeout_s=0.3) as second:
             sender.poll(0.2)
+            # the other one might be gone, so it asks for a while
             with pytest.raises(ConnectionFailed, match="another name"):
                 second.receive(5)
         assert sender.outlet.flows == ("f",)
@@ -332,6 +333,8 @@ def test_a_receiver_of_another_version_is_refused(sender: Sender) -> None:
             connections=1,
             credits=1,
             next_sequence=0,
+            next_notice=0,
+            arrived=0,
             attributes={},
         )
         stranger.send(messages.encode(join))
@@ -357,7 +360,11 @@ def a_hand_made_sender(inlet_credits: int) -> Iterator[tuple[Inlet, Callable[...
                 data = header if isinstance(header, bytes) else messages.encode(header)
                 router.send_multipart([identity, data, *payload])
 
-            send(messages.Welcome(protocol=messages.PROTOCOL, description={}))
+            send(
+                messages.Welcome(
+                    protocol=messages.PROTOCOL, sender="s", next_sequence=0, next_notice=0, description={}
+                )
+            )
             yield inlet, send
 
 
@@ -380,7 +387,10 @@ def test_what_comes_early_waits_and_what_comes_twice_is_dropped_and_counted() ->
         (messages.Data(sequence=8), "without credit"),
         (messages.Acknowledge(next_sequence=0, next_notice=0, received=()), "does not send"),
         (messages.Notice(notice=5000, before_sequence=0, message={}), "notice 5000"),
-        (messages.Welcome(protocol=99, description={}), "version 99"),
+        (
+            messages.Welcome(protocol=99, sender="s", next_sequence=0, next_notice=0, description={}),
+            "version 99",
+        ),
     ],
 )
 def test_a_sender_that_breaks_the_protocol_is_our_error(header: messages.Header | bytes, words: str) -> None:

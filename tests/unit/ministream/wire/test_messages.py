@@ -26,10 +26,19 @@ HEADERS = st.one_of(
         connections=st.integers(1, 64),
         credits=st.integers(1, 65536),
         next_sequence=COUNT,
+        next_notice=COUNT,
+        arrived=COUNT,
         attributes=JSON,
     ),
-    st.builds(messages.Welcome, protocol=COUNT, description=JSON),
-    st.builds(messages.Refuse, reason=TEXT),
+    st.builds(
+        messages.Welcome,
+        protocol=COUNT,
+        sender=TEXT,
+        next_sequence=COUNT,
+        next_notice=COUNT,
+        description=JSON,
+    ),
+    st.builds(messages.Refuse, reason=TEXT, cause=st.sampled_from(messages.REFUSAL_CAUSES)),
     st.builds(messages.Data, sequence=COUNT),
     st.builds(messages.Notice, notice=COUNT, before_sequence=COUNT, message=JSON),
     st.builds(
@@ -37,6 +46,7 @@ HEADERS = st.one_of(
         next_sequence=COUNT,
         next_notice=COUNT,
         received=st.lists(COUNT, max_size=4).map(tuple),
+        ended=st.booleans(),
     ),
     st.builds(messages.End, next_sequence=COUNT, next_notice=COUNT),
     st.builds(messages.Leave, next_sequence=COUNT, reason=TEXT),
@@ -103,6 +113,8 @@ def test_an_impossible_join_is_refused(changes: dict[str, object]) -> None:
         "connections": 2,
         "credits": 4,
         "next_sequence": 0,
+        "next_notice": 0,
+        "arrived": 0,
         "attributes": {},
     }
     assert isinstance(messages.parse(json.dumps(content).encode()), messages.Join)
