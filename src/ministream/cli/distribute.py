@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,14 +34,17 @@ from ministream.cli.scan_options import correction_options
     help="Where the workers connect; port 0 takes a free one.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many to wait for."
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Begin when so many are there; others may come and go.",
 )
 @correction_options
 @click.option(
     "--credits",
     type=click.IntRange(1, 65536),
-    default=64,
-    show_default=True,
+    show_default="what 128 MiB hold, 16 to 1024",
     help="Frames that may be on their way or in work; more for longer paths, and more memory.",
 )
 @click.option(
@@ -53,6 +57,22 @@ from ministream.cli.scan_options import correction_options
     help="How long the DAQ may take to answer.",
 )
 @reconnect_timeout_option()
+@click.option(
+    "--worker-timeout",
+    "worker_timeout_s",
+    type=click.FloatRange(min=0),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a worker that is lost keeps its slices, if there are others.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
+    "otherwise in a temporary file.",
+)
 @json_option()
 @config_option()
 @verbose_option()
@@ -60,9 +80,13 @@ from ministream.cli.scan_options import correction_options
 def command(as_json: bool, **options: Any) -> None:
     """Correct projections and share their rows among reconstruction workers.
 
-    Waits for all workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
+    Waits for the workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
     attenuation, finds rotation centre and stripes while the sinograms fill, and tells the workers. Takes from
     the DAQ only as fast as the slowest worker reconstructs: no projection is ever left out.
+
+    Workers may come and go: the slices are shared out again, and whoever gets some gets their history first.
+    Lost connections are made again. With --state-dir it can be started again after a crash, with the same
+    options, and goes on where it was.
 
     \b
     Examples:

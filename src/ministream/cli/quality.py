@@ -26,7 +26,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--connect",
     multiple=True,
     metavar="tcp://HOST:PORT",
-    help="Publisher of a worker; one for each, in the order of their ranks. Judges live.",
+    help="Publisher of a worker; one for each. Judges live.",
 )
 @click.option("--reference", type=_FILE, metavar="FILE", help="Judge live against this volume.")
 @click.option(

@@ -26,12 +26,6 @@ from ministream.cli.scan_options import update_options
     metavar="tcp://HOST:PORT",
     help="The distributor, or a session's listener that leads to it; once for each channel.",
 )
-@click.option(
-    "--rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which worker this is, from 0."
-)
-@click.option(
-    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many there are."
-)
 @update_options
 @click.option(
     "--threads", type=click.IntRange(min=1), show_default="one for each core", help="Threads of the kernels."
@@ -52,8 +46,7 @@ from ministream.cli.scan_options import update_options
 @click.option(
     "--credits",
     type=click.IntRange(1, 65536),
-    default=64,
-    show_default=True,
+    show_default="what 128 MiB hold, 16 to 1024",
     help="Projections that may be on their way; more for longer paths, and more memory.",
 )
 @click.option(
@@ -73,13 +66,16 @@ from ministream.cli.scan_options import update_options
 def command(as_json: bool, **options: Any) -> None:
     """Reconstruct slices while their projections arrive.
 
-    Takes from the distributor the rows of this worker's share of the slices. Keeps every view; updates the
+    Takes from the distributor the rows of this worker's share of the slices; keeps every view; updates the
     slices as views come in; refines them over all views at the end. Slices are never negative.
+
+    It may come and go at any time: the distributor shares the slices out again, and sends their earlier
+    projections first.
 
     \b
     Examples:
       ministream reconstruct --connect tcp://127.0.0.1:5002 --output part.h5
-      ministream reconstruct --connect tcp://host:5002 --rank 1 --workers 4 --publish tcp://0.0.0.0:5003
+      ministream reconstruct --connect tcp://host:5002 --publish tcp://0.0.0.0:5003 --output part.h5
     """
     from ministream.stages import reconstruct
 

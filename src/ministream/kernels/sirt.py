@@ -219,6 +219,24 @@ class SirtEngine:
         rays = slices * int(self._used_rays[chosen].sum())
         return math.sqrt(squares / rays) if rays else 0.0
 
+    def keep(self, begin: int, end: int) -> None:
+        """Keep the slices from `begin` up to and without `end`, and forget the others, as if never there.
+
+        Raises
+        ------
+        ValueError
+            There are no such slices.
+        """
+        if not 0 <= begin < end <= len(self._offset):
+            raise ValueError(f"slices {begin} to {end - 1} of {len(self._offset)} cannot be kept")
+        some = slice(begin, end)
+        self._measured = self._measured[:, some].copy()
+        self._offset = self._offset[some].copy()
+        flat = aligned_zeros(end - begin, self._flat.shape[1])
+        flat[:] = self._flat[some]
+        self._flat = flat
+        self._volume = flat.reshape(end - begin, *self._volume.shape[1:])
+
     def reset(self) -> None:
         """Set the slices to zero. Views, rotation centre and stripe offset stay."""
         self._flat[:] = 0

@@ -125,6 +125,12 @@ class Child:
         """The process id."""
         return self._process.pid
 
+    @property
+    def killed_by(self) -> signal.Signals | None:
+        """The signal that has ended it; None if it runs, or ended by itself."""
+        code = self._process.returncode
+        return signal.Signals(-code) if code is not None and code < 0 else None
+
     async def ready(self, timeout_s: float) -> Event:
         """Return its ``ready`` event.
 

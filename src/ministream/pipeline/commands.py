@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOOPBACK = "tcp://127.0.0.1:0"
+LOOPBACK = "tcp://127.0.0.1:0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class RunOptions:
 def daq(options: RunOptions, truth: Path | None) -> list[str]:
     """Return the command of the DAQ; it writes the ground truth to `truth`."""
     return [
-        *_program("daq", options.source, "--listen", _LOOPBACK),
+        *_program("daq", options.source, "--listen", LOOPBACK),
         *("--rate", f"{options.rate:g}", "--order", options.order),
         *_optional("--truth", truth),
         *_optional("--flat-value", options.flat_value),
@@ -67,21 +67,24 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
     ]
 
 
-def distribute(options: RunOptions, daq_addresses: Sequence[str]) -> list[str]:
+def distribute(
+    options: RunOptions, daq_addresses: Sequence[str], state_dir: Path, listen: str = LOOPBACK
+) -> list[str]:
     """Return the command of the distributor, which reaches the DAQ at these addresses."""
     return [
-        *_program("distribute", "--listen", _LOOPBACK, *_connections(daq_addresses)),
+        *_program("distribute", "--listen", listen, *_connections(daq_addresses)),
+        *("--state-dir", str(state_dir)),
         *("--workers", str(options.workers), "--stripes", options.stripes),
         *("--center", "auto" if options.center is None else str(options.center)),
     ]
 
 
-def reconstruct(options: RunOptions, rank: int, distributor: str, output: Path) -> list[str]:
-    """Return the command of worker `rank`; together the workers use every core once."""
+def reconstruct(options: RunOptions, distributor: str, output: Path, publish: str = LOOPBACK) -> list[str]:
+    """Return the command of a worker; together the workers use every core once."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
     return [
-        *_program("reconstruct", "--connect", distributor, "--publish", _LOOPBACK),
-        *("--rank", str(rank), "--workers", str(options.workers), "--threads", str(threads)),
+        *_program("reconstruct", "--connect", distributor, "--publish", publish),
+        *("--threads", str(threads)),
         *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
         *("--iterations", str(options.iterations), "--refine", str(options.refine)),
         *("--output", str(output)),

@@ -75,6 +75,12 @@ class Verdict:
         Mean over the slices of the structural similarity to the ground truth, where that is known.
     quality : dict
         Every figure of the final volume, by name.
+    frames_retransmitted, duplicates_dropped : int
+        Frames that were sent again because a connection was lost; those that had arrived before.
+    workers_lost : int
+        Workers whose slices went to others.
+    programs_restarted : int
+        How often a program that was killed was started again.
     updates, workers, channels : int
     data_server, algorithm, source : str
     volume, picture, quality_file : str
@@ -98,6 +104,10 @@ class Verdict:
     invalid_pixels: int
     ssim: float | None
     quality: dict[str, Any]
+    frames_retransmitted: int
+    duplicates_dropped: int
+    workers_lost: int
+    programs_restarted: int
     updates: int
     workers: int
     channels: int
@@ -130,6 +140,14 @@ class Verdict:
         ]
         if self.ssim is not None:
             parts.append(f"SSIM {self.ssim:.3f} against the truth")
+        if self.frames_retransmitted or self.duplicates_dropped:
+            parts.append(
+                f"{self.frames_retransmitted} frames sent again, {self.duplicates_dropped} duplicates dropped"
+            )
+        if self.workers_lost:
+            parts.append(f"{self.workers_lost} workers lost")
+        if self.programs_restarted:
+            parts.append(f"{self.programs_restarted} programs started again")
         if self.warnings:
             parts.append(f"{len(self.warnings)} warnings")
         return "; ".join(parts)

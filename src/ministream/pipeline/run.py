@@ -4,6 +4,9 @@ Order of start: both control servers and the DAQ; the session through both gatew
 connects to the session's listeners; the reconstruction workers; the live quality stage. Order of end: every
 stage ends by itself when its input has; the session is released; the control servers are stopped. Whatever
 happens in between, everything that was started is ended, and an error tells which program failed and why.
+
+A distributor or a worker that is killed is started again, a few times; data servers are by their control
+servers. The scan goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from ministream.pipeline import commands, results, scratch
 from ministream.pipeline.child import Child, Event
 from ministream.pipeline.commands import RunOptions
 from ministream.pipeline.report import Observer, Progress, Verdict
+from ministream.pipeline.supervised import Supervised
 from ministream.pipeline.watch import all_done, is_echo
+from ministream.sinks import volume_attributes
 from ministream.sources import open_source
 
 logger = logging.getLogger(__name__)
@@ -32,6 +37,8 @@ logger = logging.getLogger(__name__)
 _READY_TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.5
 _ACCOUNT_TRIES = 3
+_FAREWELL_S = 5.0
+"""How long workers may take to say what they have done, when it is known to be written."""
 
 
 async def run(options: RunOptions, observer: Observer) -> Verdict:
@@ -78,7 +85,9 @@ class _Run:
         self.progress = Progress()
         self.mark = scratch.new_mark()
         self.children: list[Child] = []
+        self.supervised: list[Supervised] = []
         self.worker_progress: dict[int, Event] = {}
+        self.worker_duplicates: dict[int, int] = {}
         self.last_received_at = 0.0
 
     async def main(self, *, has_truth: bool) -> Verdict:
@@ -95,14 +104,15 @@ class _Run:
             self._phase("starting distributor and workers")
             distributor, workers, quality = await self._start_consumers(session.addresses, truth)
             self._phase("streaming")
-            summaries = await self._stream([daq, distributor, *workers], quality, session)
-            sent, received, reconstructed = summaries[0], summaries[1], summaries[2:]
+            sent, received = await self._stream(daq, distributor, workers, quality, session)
+            parts = [Path(part["output"]) for part in received["parts"]]
+            reconstructed = [volume_attributes(part) for part in parts]
             # before anything else can go wrong
             self._phase("writing results")
             outcome = await asyncio.to_thread(
                 results.write,
                 options.out,
-                parts=[Path(part["output"]) for part in reconstructed],
+                parts=parts,
                 truth=truth,
                 attributes=self._provenance(received),
             )
@@ -130,6 +140,10 @@ class _Run:
             invalid_pixels=int(received["invalid_pixels"]),
             ssim=outcome.quality.get("ssim"),
             quality=outcome.quality,
+            frames_retransmitted=int(sent["frames_retransmitted"]) + int(received["frames_retransmitted"]),
+            duplicates_dropped=int(received["duplicates_dropped"]) + sum(self.worker_duplicates.values()),
+            workers_lost=int(received["workers_lost"]),
+            programs_restarted=sum(program.restarts for program in self.supervised),
             updates=min(int(part["updates"]) for part in reconstructed),
             workers=options.workers,
             channels=options.channels,
@@ -142,16 +156,31 @@ class _Run:
             warnings=list(self.progress.warnings),
         )
 
-    async def _stream(self, stages: list[Child], quality: Child, session: tunnel.Tunnel) -> list[Event]:
-        """Wait until all stages are done; return their summaries."""
-        # the live quality stage is not waited for: it ends with its input, and is told to otherwise
-        streaming = asyncio.create_task(all_done(stages, must_live=self._servers, may_end=[quality]))
+    async def _stream(
+        self,
+        daq: Child,
+        distributor: Supervised,
+        workers: list[Supervised],
+        quality: Child,
+        session: tunnel.Tunnel,
+    ) -> tuple[Event, Event]:
+        """Wait until all slices are written; return the summaries of DAQ and distributor."""
+        # the live quality stage is not waited for: it ends with its input, and is told to otherwise; and the
+        # distributor knows best what the workers have written
+        streaming = asyncio.create_task(
+            all_done([daq, distributor], must_live=self._servers, may_end=[quality, *workers])
+        )
         metering = asyncio.create_task(self._meter(session))
         try:
             await asyncio.wait({streaming, metering}, return_when=asyncio.FIRST_COMPLETED)
             if not streaming.done():
                 metering.result()  # it ends by raising only
-            return streaming.result()
+            sent, received = streaming.result()
+            farewells = [asyncio.create_task(worker.child.finished()) for worker in workers]
+            _, late = await asyncio.wait(farewells, timeout=_FAREWELL_S)
+            for farewell in late:
+                farewell.cancel()
+            await asyncio.gather(*farewells, return_exceptions=True)
         except StageError as failure:
             if is_echo(failure):
                 # where the gateways do not answer either, the failure is all there is to tell
@@ -160,6 +189,8 @@ class _Run:
                     if reason is not None:
                         raise StageError(reason) from failure
             raise
+        else:
+            return sent, received
         finally:
             for task in (streaming, metering):
                 task.cancel()
@@ -211,22 +242,39 @@ class _Run:
 
     async def _start_consumers(
         self, addresses: Sequence[str], truth: Path | None
-    ) -> tuple[Child, list[Child], Child]:
+    ) -> tuple[Supervised, list[Supervised], Child]:
         """Start distributor, workers and quality stage at the consumer facility."""
-        options = self.options
-        distributor = await self._start("distribute", commands.distribute(options, addresses))
+        options, store = self.options, self.folder / "store"
+        distributor = await self._start("distribute", commands.distribute(options, addresses, store))
         address = str((await distributor.ready(_READY_TIMEOUT_S))["address"])
         workers = [
-            await self._start(
-                f"reconstruct {rank}",
-                commands.reconstruct(options, rank, address, self.folder / f"part-{rank}.h5"),
-            )
-            for rank in range(options.workers)
+            await self._start(f"reconstruct {number}", self._worker_command(number, address))
+            for number in range(options.workers)
         ]
         ready = await asyncio.gather(*(worker.ready(_READY_TIMEOUT_S) for worker in workers))
         publishers = [str(event["address"]) for event in ready]
         quality = await self._start("quality", commands.quality(publishers, truth))
-        return distributor, workers, quality
+        return (
+            self._supervise(distributor, commands.distribute(options, addresses, store, listen=address)),
+            [
+                self._supervise(worker, self._worker_command(number, address, publish=publishers[number]))
+                for number, worker in enumerate(workers)
+            ],
+            quality,
+        )
+
+    def _worker_command(self, number: int, distributor: str, publish: str = commands.LOOPBACK) -> list[str]:
+        return commands.reconstruct(self.options, distributor, self.folder / f"part-{number}.h5", publish)
+
+    def _supervise(self, child: Child, command: Sequence[str]) -> Supervised:
+        """Have `child` started again with `command`, at the addresses where its neighbours know it."""
+        supervised = Supervised(
+            child,
+            lambda: self._start(child.name, command),
+            lambda text: self._on_warning(None, text),
+        )
+        self.supervised.append(supervised)
+        return supervised
 
     async def _start(self, name: str, command: Sequence[str]) -> Child:
         child = await Child.start(
@@ -266,6 +314,8 @@ class _Run:
                 progress.projections_sent = max(progress.projections_sent, received)
                 progress.rotation_center = event.get("rotation_center")
             case "reconstruct":
+                if kind == "done":
+                    self.worker_duplicates[int(rank)] = int(event.get("duplicates_dropped", 0))
                 self.worker_progress[int(rank)] = event
                 if len(self.worker_progress) == self.options.workers:
                     slowest = self.worker_progress.values()
@@ -281,8 +331,8 @@ class _Run:
                 }
         self.observer(progress)
 
-    def _on_warning(self, child: Child, text: str) -> None:
-        self.progress.warnings.append(f"{child.name}: {text}")
+    def _on_warning(self, child: Child | None, text: str) -> None:
+        self.progress.warnings.append(text if child is None else f"{child.name}: {text}")
         self.observer(self.progress)
 
     def _phase(self, text: str) -> None:

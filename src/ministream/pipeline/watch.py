@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from ministream.errors import StageError
 from ministream.pipeline.child import Child, Event
+from ministream.pipeline.supervised import Supervised
+
+Program = Child | Supervised
 
 _ECHO_S = 1.5
 """After the first failure: how long the program that caused it may take to end as well."""
@@ -21,17 +24,17 @@ def is_echo(failure: StageError) -> bool:
 
 
 async def all_done(
-    watched: Sequence[Child], *, must_live: Sequence[Child], may_end: Sequence[Child]
+    watched: Sequence[Program], *, must_live: Sequence[Child], may_end: Sequence[Program]
 ) -> list[Event]:
     """Return the summaries of all `watched`, once each has ended well.
 
     Parameters
     ----------
-    watched : sequence of Child
+    watched : sequence of Child or Supervised
         Those that end by themselves.
     must_live : sequence of Child
         Those that have to be there until then.
-    may_end : sequence of Child
+    may_end : sequence of Child or Supervised
         Those that may end with success before.
 
     Raises

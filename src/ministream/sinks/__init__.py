@@ -2,7 +2,13 @@
 
 from ministream.sinks.atomic import check_writable, replacing
 from ministream.sinks.picture import write_picture
-from ministream.sinks.volume import VolumeWriter, merge_volumes, read_volume, write_volume
+from ministream.sinks.volume import (
+    VolumeWriter,
+    merge_volumes,
+    read_volume,
+    volume_attributes,
+    write_volume,
+)
 
 __all__ = [
     "VolumeWriter",
@@ -10,6 +16,7 @@ __all__ = [
     "merge_volumes",
     "read_volume",
     "replacing",
+    "volume_attributes",
     "write_picture",
     "write_volume",
 ]

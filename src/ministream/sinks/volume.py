@@ -196,6 +196,18 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[FloatArray, dict[str, Any
         return dataset.astype(np.float32)[()], _attributes(dataset)
 
 
+def volume_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the attributes of the volume in a file.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or holds no volume.
+    """
+    with _reading(Path(path)) as dataset:
+        return _attributes(dataset)
+
+
 def merge_volumes(
     path: str | os.PathLike[str],
     parts: Sequence[str | os.PathLike[str]],

@@ -3,6 +3,9 @@
 ZeroMQ PUB and SUB; a message is a `TImage` of dimensions (slice, y, x) with float32 pixels, or the end
 marker. Unlike projections, volumes may be left out: a viewer that is slow misses some. One that comes late
 gets the newest at once, and every viewer that is there gets the last one, and then the marker.
+
+A worker may be started again at the same address, and slices may move from one worker to another: the newest
+volume that holds a slice counts.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ _QUEUE = 2
 """Volumes that may wait for one viewer, on each side."""
 _LAST_WORDS_S = 5.0
 """How long a slow viewer is waited for when the last volume goes out."""
+COME_BACK_S = 20.0
+"""How long a worker that has gone may take to be started again."""
 _CONNECTED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _GONE = zmq.EVENT_DISCONNECTED
 
@@ -62,7 +67,6 @@ class VolumePublisher:
         self._interval_s = interval_s
         self._published_at = float("-inf")
         self._newest: memoryview | None = None
-        self._count = 0
         self._context = zmq.Context()
         # XPUB, because it tells when somebody subscribes, and when somebody is too slow
         self._socket = self._context.socket(zmq.XPUB)
@@ -90,13 +94,17 @@ class VolumePublisher:
         self._socket.close(linger=0 if kind else int(_LAST_WORDS_S * 1000))
         self._context.term()
 
-    def offer(self, volume: FloatArray, *, projections: int, rotation_center: float) -> None:
+    def offer(
+        self, volumes: Sequence[FloatArray], *, slice_begin: int, projections: int, rotation_center: float
+    ) -> None:
         """Publish a volume if it is time for one; tell those who are new the newest one. Does not wait.
 
         Parameters
         ----------
-        volume : (slice, y, x) float32
-            Copied.
+        volumes : sequence of (slice, y, x) float32
+            In the order of their slices; copied.
+        slice_begin : int
+            Where the first slice lies in the whole volume.
         projections : int
             How many it is made from.
         rotation_center : float
@@ -104,21 +112,29 @@ class VolumePublisher:
         """
         if time.monotonic() - self._published_at >= self._interval_s:
             self._published_at = time.monotonic()
-            self._newest = self._encode(volume, projections, rotation_center)
+            self._newest = self._encode(volumes, slice_begin, projections, rotation_center)
             self._somebody_came()
             self._send(self._newest, timeout_s=0)
         elif self._somebody_came() and self._newest is not None:
             self._send(self._newest, timeout_s=0)
 
-    def finish(self, volume: FloatArray, *, projections: int, rotation_center: float) -> None:
+    def finish(
+        self, volumes: Sequence[FloatArray], *, slice_begin: int, projections: int, rotation_center: float
+    ) -> None:
         """Publish the last volume, and that it is the last."""
-        self._send(self._encode(volume, projections, rotation_center), timeout_s=_LAST_WORDS_S)
+        last = self._encode(volumes, slice_begin, projections, rotation_center)
+        self._send(last, timeout_s=_LAST_WORDS_S)
         self._send(END_OF_DATA, timeout_s=_LAST_WORDS_S)
 
-    def _encode(self, volume: FloatArray, projections: int, rotation_center: float) -> memoryview:
-        self._count += 1
+    @staticmethod
+    def _encode(
+        volumes: Sequence[FloatArray], slice_begin: int, projections: int, rotation_center: float
+    ) -> memoryview:
         return encode_volume(
-            volume, sequence=self._count, projections=projections, rotation_center=rotation_center
+            volumes[0] if len(volumes) == 1 else np.concatenate(volumes),
+            slice_begin=slice_begin,
+            projections=projections,
+            rotation_center=rotation_center,
         )
 
     def _somebody_came(self) -> bool:
@@ -144,7 +160,10 @@ class _Source:
         self.connected = False
         self.ended = False
         self.volume: FloatArray | None = None
+        self.slice_begin = 0
         self.projections = 0
+        self.came_s = 0.0
+        self.gone_at_s: float | None = None
         self.socket = context.socket(zmq.SUB)
         self.monitor = self.socket.get_monitor_socket(_CONNECTED | _GONE)
         self.socket.setsockopt(zmq.RCVHWM, _QUEUE)
@@ -162,6 +181,8 @@ class _Source:
             event = recv_monitor_message(self.monitor)
             self.connected |= event["event"] == _CONNECTED
             gone = event["event"] == _GONE
+            if not gone:
+                self.gone_at_s = None
         message: bytes | None = None
         while not self.ended and self.socket.poll(0):
             received = self.socket.recv()
@@ -169,14 +190,21 @@ class _Source:
                 self.ended = True
             else:
                 message = received
-        if gone and self.connected and not self.ended:
+        if gone and self.connected and not self.ended and self.gone_at_s is None:
             logger.warning("%s has gone before its last volume", self.address)
-            self.ended = True
+            self.gone_at_s = time.monotonic()
         if message is None:
             return False
         update = decode_volume(message)
         self.volume, self.projections = update.volume, update.projections
+        self.slice_begin, self.came_s = update.slice_begin, time.monotonic()
         return True
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come, or nobody has come back for a while."""
+        away = self.gone_at_s is not None and time.monotonic() - self.gone_at_s > COME_BACK_S
+        return self.ended or away
 
     def close(self) -> None:
         self.socket.disable_monitor()
@@ -190,7 +218,7 @@ class VolumeSubscriber:
     Parameters
     ----------
     addresses : sequence of str
-        Publishers, in the order of their slices.
+        Publishers, in any order.
 
     Raises
     ------
@@ -251,24 +279,52 @@ class VolumeSubscriber:
 
     @property
     def ended(self) -> bool:
-        """Whether every publisher has sent its last volume, or has gone."""
-        return all(source.ended for source in self._sources)
+        """Whether every publisher has sent its last volume, or has gone and not come back."""
+        return all(source.over for source in self._sources)
 
     @property
     def complete(self) -> bool:
-        """Whether a volume of every publisher is here."""
-        return all(source.volume is not None for source in self._sources)
+        """Whether every publisher that is there has sent a volume, and together they have no gap."""
+        waited_for = [source for source in self._sources if source.volume is None and not source.over]
+        sources = sorted(self._with_volume, key=lambda source: source.slice_begin)
+        position = sources[0].slice_begin if sources else 0
+        for source in sources:
+            if source.slice_begin > position:
+                return False
+            position = max(position, source.slice_begin + len(self._volume(source)))
+        return bool(sources) and not waited_for
+
+    @property
+    def _with_volume(self) -> list[_Source]:
+        return [source for source in self._sources if source.volume is not None]
+
+    @staticmethod
+    def _volume(source: _Source) -> FloatArray:
+        return np.zeros((0, 0, 0), np.float32) if source.volume is None else source.volume
 
     def assemble(self) -> tuple[FloatArray, int]:
-        """Return all slices, (slice, y, x) float32, and of how many projections the least advanced are made.
+        """Return the slices, (slice, y, x) float32, and of how many projections the least advanced are made.
+
+        They begin with the first that a publisher has.
 
         Raises
         ------
         ProtocolError
             The workers' slices differ in size.
         """
-        volumes = [source.volume for source in self._sources if source.volume is not None]
+        sources = sorted(self._with_volume, key=lambda source: source.came_s)
+        volumes = [self._volume(source) for source in sources]
         if len({volume.shape[1:] for volume in volumes}) > 1:
             shapes = ", ".join(str(volume.shape) for volume in volumes)
             raise ProtocolError(f"volumes of shapes {shapes} are not parts of one: are the addresses right?")
-        return np.concatenate(volumes), min(source.projections for source in self._sources)
+        slices = max(
+            source.slice_begin + len(volume) for source, volume in zip(sources, volumes, strict=True)
+        )
+        first = min(source.slice_begin for source in sources)
+        whole = np.zeros((slices - first, *volumes[0].shape[1:]), np.float32)
+        projections = np.zeros(slices - first, np.int64)
+        for source, volume in zip(sources, volumes, strict=True):
+            # the newest last
+            part = slice(source.slice_begin - first, source.slice_begin - first + len(volume))
+            whole[part], projections[part] = volume, source.projections
+        return whole, int(projections.min())

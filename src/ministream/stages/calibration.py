@@ -1,10 +1,8 @@
 """Find rotation centre and stripe offsets from the sinograms of a scan, while they fill.
 
-The views are kept; at a quarter, at half and at the end of the scan a thread of its own looks at those that
-are there, so that the stream goes on meanwhile. One estimate at a time; one that is not finished when the
-next is due makes that one wait, and an older waiting one is forgotten.
-
-Memory: views x rows x columns x 4 bytes if stripes are looked for, else a few rows' share of it.
+The views are in the distributor's store; at a quarter, at half and at the end of the scan a thread of its own
+looks at those that are there, so that the stream goes on meanwhile. One estimate at a time; one that is not
+finished when the next is due makes that one wait, and an older waiting one is forgotten.
 """
 
 from __future__ import annotations
@@ -63,30 +61,32 @@ class Calibration:
 
 
 class Calibrator:
-    """Collects the views of a scan, and estimates. A context manager: leaving it ends the thread.
+    """Watches the views of a scan, and estimates. A context manager: leaving it ends the thread.
 
     Parameters
     ----------
-    projections, rows, columns : int
-        Of the scan.
+    views : (projection, row, column) float32
+        Attenuation of all views of the scan; kept, not copied.
+    angles_rad : (projection,) float64
     center, stripes : bool
         What is to be estimated.
 
     Notes
     -----
-    `add`, `newest` and `begin_last` are for one thread. A view is never changed once it has been added, so
+    `arrived`, `newest` and `begin_last` are for one thread. A view is never changed once it has arrived, so
     the estimating thread reads without a lock those that were there when its estimate was asked for.
     """
 
-    def __init__(self, *, projections: int, rows: int, columns: int, center: bool, stripes: bool) -> None:
+    def __init__(
+        self, views: FloatArray, angles_rad: npt.NDArray[np.float64], *, center: bool, stripes: bool
+    ) -> None:
         self._center, self._stripes = center, stripes
-        self._rows = self._rows_to_keep(rows)
-        self._angles = np.empty(projections, np.float64)
-        self._views = np.empty((projections, len(self._rows), columns), np.float32)
-        if self._wanted:
-            logger.info("sinograms kept for calibration: %.1f MB", self._views.nbytes / 1e6)
+        self._views, self._angles = views, angles_rad
+        self._rows = np.unique(
+            np.linspace(0, views.shape[1] - 1, min(views.shape[1], _ROWS_FOR_CENTER)).astype(np.intp)
+        )
         self._count = 0
-        self._due = [max(1, int(projections * fraction)) for fraction in FRACTIONS]
+        self._due = [max(1, int(len(views) * fraction)) for fraction in FRACTIONS]
         self._running: Future[Calibration] | None = None
         self._waiting = 0
         self._cancelled = threading.Event()
@@ -101,15 +101,12 @@ class Calibrator:
         self._cancelled.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, angle_rad: float, attenuation: FloatArray) -> None:
-        """Keep a view, (row, column) float32 (copied), and begin an estimate if one is due."""
-        if not self._wanted:
-            return
-        self._views[self._count] = attenuation[self._rows]
-        self._angles[self._count] = angle_rad
-        self._count += 1
-        if self._count in self._due:
-            self._ask(self._count)
+    def arrived(self, count: int) -> None:
+        """Take note that so many views are there, and begin an estimate if one is due."""
+        due = any(self._count < moment <= count for moment in self._due)
+        self._count = count
+        if self._wanted and due:
+            self._ask(count)
 
     def begin_last(self) -> None:
         """Begin the estimate from all views; the scan has ended."""
@@ -135,13 +132,6 @@ class Calibrator:
     def _wanted(self) -> bool:
         return self._center or self._stripes
 
-    def _rows_to_keep(self, rows: int) -> npt.NDArray[np.intp]:
-        if self._stripes:
-            return np.arange(rows)
-        if self._center:
-            return np.unique(np.linspace(0, rows - 1, min(rows, _ROWS_FOR_CENTER)).astype(np.intp))
-        return np.arange(0)
-
     def _ask(self, count: int) -> None:
         if self._running is not None:
             self._waiting = count
@@ -152,7 +142,7 @@ class Calibrator:
     def _estimate(self, count: int) -> Calibration:
         started_s = time.perf_counter()
         views, angles = self._views[:count], self._angles[:count]
-        center = self._find_center(views, angles) if self._center else None
+        center = self._find_center(views[:, self._rows], angles) if self._center else None
         stripes = self._find_stripes(views) if self._stripes and count >= LEAST_VIEWS else None
         logger.info(
             "calibration from %d views: rotation centre %s, stripes %s, %.2f s",

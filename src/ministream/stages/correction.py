@@ -43,6 +43,17 @@ class FieldMean:
         self._mean = None
 
     @property
+    def total(self) -> npt.NDArray[np.float64]:
+        """The sum of the frames, (row, column) float64; a view."""
+        return self._sum
+
+    def restore(self, count: int, total: npt.NDArray[np.float64]) -> None:
+        """Go on from `count` frames whose sum is `total`; copied."""
+        self.count = count
+        self._sum[:] = total
+        self._mean = None
+
+    @property
     def mean(self) -> FloatArray:
         """(row, column) float32; 0 where no frame has come."""
         if self._mean is None:

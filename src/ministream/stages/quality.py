@@ -1,6 +1,6 @@
 """Judge a reconstruction: one that lies in a file, or one that is being made.
 
-Live, the slices of all workers are put together in the order of their addresses, and judged whenever there is
+Live, the slices of all workers are put together, and judged whenever there is
 something new: against a reference if there is one, else by how much they still change and how sharp they are.
 Only the newest volume counts: what arrives during a judgement replaces what waits for the next.
 """
@@ -101,7 +101,7 @@ class QualityOptions:
     Parameters
     ----------
     connect : sequence of str
-        Publishers of all workers, in the order of their ranks.
+        Publishers of all workers.
     reference : Path or None
         File of a volume with all their slices.
     connect_timeout_s : float

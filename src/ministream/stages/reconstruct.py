@@ -5,6 +5,12 @@ acknowledged when it has been taken in and the update that it made due is done: 
 slows the DAQ down, and leaves nothing out. The volume is published while it grows (see
 `ministream.stages.broadcast`) and written at the end, with what is needed to put the parts together.
 
+The distributor says which slices a worker has, and may say otherwise at any time (see
+`ministream.stages.workers`). Slices that came together are a *block* with a reconstruction of its own, which
+gets every projection once and in order, checked by their numbers; so slices that have moved are
+reconstructed as they would have been without. When the distributor was started again, the worker joins again
+with what it has.
+
 Which updates are made is `ministream.stages.reconstruction`'s business.
 """
 
@@ -14,20 +20,31 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ministream.errors import InputError, ProtocolError
+from ministream.errors import FlowUnknown, InputError, ProtocolError
 from ministream.kernels.sirt import warm_up
+from ministream.partition import overlap
 from ministream.sinks import check_writable, write_volume
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.reconstruction import Reconstruction
-from ministream.transport import RECONNECT_TIMEOUT_S, Ended, Inlet, Message, Notice
+from ministream.stages.workers import COMPLETE
+from ministream.transport import (
+    FIRST_CREDITS,
+    RECONNECT_TIMEOUT_S,
+    Ended,
+    Inlet,
+    Message,
+    Notice,
+    credits_for,
+)
 from ministream.window import SlidingWindow
 from ministream.wire import timage
 
@@ -47,8 +64,6 @@ class ReconstructOptions:
     ----------
     connect : sequence of str
         Addresses that lead to the distributor.
-    rank, workers : int
-        Which worker this is, from 0, and how many there are.
     algorithm : str
         One of `ministream.stages.reconstruction.ALGORITHMS`.
     window, step, iterations : int
@@ -61,8 +76,8 @@ class ReconstructOptions:
         Where viewers connect.
     output : Path or None
         HDF5 file for the slices of this worker.
-    credits : int
-        Projections that may be on their way.
+    credits : int or None
+        Projections that may be on their way; None for what `ministream.transport.credits_for` says.
     connect_timeout_s : float
         How long the distributor may take to answer.
     reconnect_timeout_s : float
@@ -70,8 +85,6 @@ class ReconstructOptions:
     """
 
     connect: Sequence[str]
-    rank: int = 0
-    workers: int = 1
     algorithm: str = "os-sirt"
     window: int = 32
     step: int = 4
@@ -80,7 +93,7 @@ class ReconstructOptions:
     threads: int | None = None
     publish: str = "tcp://127.0.0.1:0"
     output: Path | None = None
-    credits: int = 64
+    credits: int | None = None
     connect_timeout_s: float = 30.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
 
@@ -88,25 +101,23 @@ class ReconstructOptions:
 def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> None:
     """Reconstruct this worker's slices of one scan; return at its end, or soon after `stop`.
 
-    Reports ``ready`` (``address`` of the publisher, ``rank``), ``progress`` (``projections_reconstructed``,
-    ``projections_total``, ``updates``, ``residual``), ``done`` (also ``slice_begin``, ``slice_count``,
-    ``rotation_center``, ``first_update_at``, ``last_update_at`` as Unix time, ``output``).
+    Reports ``ready`` (``address`` of the publisher, ``worker``: its name), ``progress``
+    (``projections_reconstructed``, ``projections_total``, ``updates``, ``residual``, ``slice_begin``,
+    ``slice_count``), ``done`` (also ``slices_total``, ``rotation_center``, ``first_update_at``,
+    ``last_update_at`` as Unix time, ``duplicates_dropped``, ``output``; without slices only ``slice_count``,
+    0).
 
     Raises
     ------
     InputError
-        An option cannot be used, or the distributor refuses this worker.
+        An option cannot be used.
     OutputError
         The slices cannot be written.
     PortInUse, ConnectionFailed
         The publisher's address cannot be bound; the distributor cannot be reached, or was lost.
     ProtocolError
-        The distributor sends what cannot be understood.
+        The distributor sends what cannot be understood, or a projection twice, or not at all.
     """
-    if not 0 <= options.rank < options.workers:
-        raise InputError(
-            f"rank {options.rank} of {options.workers} workers: ranks are 0 to {options.workers - 1}"
-        )
     # an impossible window should not be found out when the scan begins
     SlidingWindow(options.window, options.step)
     if options.output is not None:
@@ -116,126 +127,151 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
     except ValueError as error:
         raise InputError(f"the kernels cannot be started: {error}") from error
     with VolumePublisher(options.publish) as publisher:
-        report({"event": "ready", "address": publisher.address, "rank": options.rank})
-        with Inlet(
-            options.connect,
-            flow=f"worker-{options.rank}",
-            credits=options.credits,
-            attributes={"rank": options.rank, "size": options.workers},
-            connect_timeout_s=options.connect_timeout_s,
-            reconnect_timeout_s=options.reconnect_timeout_s,
-        ) as inlet:
-            worker = _Worker(options, inlet, publisher, report)
-            complete = worker.stream(stop)
-        # the distributor need not wait for the rest
-        if complete:
-            worker.complete(stop)
+        worker = _Worker(options, publisher, report)
+        report({"event": "ready", "address": publisher.address, "worker": worker.name})
+        worker.run(stop)
 
 
 class _Worker:
     """One scan at one worker."""
 
-    def __init__(
-        self, options: ReconstructOptions, inlet: Inlet, publisher: VolumePublisher, report: Report
-    ) -> None:
+    def __init__(self, options: ReconstructOptions, publisher: VolumePublisher, report: Report) -> None:
+        self.name = f"worker-{uuid.uuid4().hex[:8]}"
         self._options = options
-        self._inlet = inlet
         self._publisher = publisher
         self._report = report
         self._assignment: _Assignment | None = None
-        self._reconstruction: Reconstruction | None = None
+        self._blocks: list[_Block] = []
+        self._duplicates = 0
         self._first_update_at = self._last_update_at = 0.0
 
-    def stream(self, stop: threading.Event) -> bool:
+    def run(self, stop: threading.Event) -> None:
+        """Take part until the distributor says that the scan has ended, or until `stop`."""
+        while True:
+            with self._join() as inlet:
+                try:
+                    ended = self._stream(inlet, stop)
+                    break
+                except FlowUnknown as reason:
+                    logger.warning("joining again with the slices that are here: %s", reason)
+                finally:
+                    self._duplicates += inlet.duplicates
+        if ended:
+            self._say_done()
+
+    def _join(self) -> Inlet:
+        options = self._options
+        return Inlet(
+            options.connect,
+            flow=self.name,
+            credits=options.credits or FIRST_CREDITS,
+            attributes={
+                "output": None if options.output is None else str(options.output.absolute()),
+                "scan": None if self._assignment is None else self._assignment.scan,
+                "blocks": [[block.slices.start, block.slices.stop, block.next] for block in self._blocks],
+            },
+            connect_timeout_s=options.connect_timeout_s,
+            reconnect_timeout_s=options.reconnect_timeout_s,
+        )
+
+    def _stream(self, inlet: Inlet, stop: threading.Event) -> bool:
         """Take everything in; tell whether the scan has ended, or it is time to stop."""
         while not stop.is_set():
-            match self._inlet.receive(_WAIT_S):
+            match inlet.receive(_WAIT_S):
                 case Message() as message:
-                    self._take(message)
-                    self._inlet.acknowledge(message.sequence)
+                    if message.payload == COMPLETE:
+                        if not self._complete(inlet, stop):
+                            return False
+                    else:
+                        self._take(message)
+                    inlet.acknowledge(message.sequence)
                 case Notice() as notice:
                     self._heed(notice)
+                    if self._options.credits is None and self._blocks and self._assignment is not None:
+                        inlet.grant(credits_for(4 * len(self._slices) * self._assignment.columns))
                 case Ended():
                     return True
                 case None:
                     pass
         return False
 
-    def complete(self, stop: threading.Event) -> None:
-        """Refine, publish and write what has been streamed."""
-        reconstruction, assignment = self._started()
-        reconstruction.finish()
-        self._note_update()
-        for _ in range(self._options.refine):
-            if stop.is_set():
-                return
-            reconstruction.refine()
-            self._note_update()
-        self._publisher.finish(
-            reconstruction.volume,
-            projections=reconstruction.projections_reconstructed,
-            rotation_center=reconstruction.rotation_center,
-        )
-        summary = {
-            **self._figures(reconstruction, assignment),
-            "slice_begin": assignment.slice_begin,
-            "slice_count": assignment.slice_count,
-            "slices_total": assignment.slices_total,
-            "rotation_center": reconstruction.rotation_center,
-            "first_update_at": self._first_update_at,
-            "last_update_at": self._last_update_at,
-        }
-        if self._options.output is not None:
-            attributes = {
-                **{name: value for name, value in summary.items() if not name.endswith("_at")},
-                "name": assignment.name,
-                "algorithm": self._options.algorithm,
-                "window": self._options.window,
-                "step": self._options.step,
-                "iterations": self._options.iterations,
-                "refine": self._options.refine,
-            }
-            write_volume(self._options.output, reconstruction.volume, attributes=attributes)
-        output = None if self._options.output is None else str(self._options.output)
-        self._report({"event": "done", **summary, "output": output})
+    # ------------------------------------------------------------------ the stream
 
     def _take(self, message: Message) -> None:
-        reconstruction, assignment = self._started()
         frame = timage.decode(message.payload, "float32")
+        if not self._blocks:
+            raise ProtocolError("the distributor has not told which slices to reconstruct; is it one?")
+        expected = min(block.next for block in self._blocks)
+        if frame.sequence != expected:
+            raise ProtocolError(
+                f"projection {frame.sequence} has come, {expected} is the one that is missing"
+            )
         # decoded by that type
         rows = frame.pixels.astype(np.float32, copy=False)
-        if reconstruction.add(frame.angle_rad, rows):
+        blocks = [block for block in self._blocks if block.next == expected]
+        if len(rows) != sum(len(block.slices) for block in blocks):
+            raise ProtocolError(f"projection {expected} has {len(rows)} rows for {blocks}")
+        updated, row = False, 0
+        for block in blocks:
+            part = rows[row : row + len(block.slices)]
+            row += len(part)
+            updated |= block.reconstruction.add(frame.angle_rad, part)
+            block.next += 1
+        if updated:
             self._note_update()
-            self._report({"event": "progress", **self._figures(reconstruction, assignment)})
+            self._report({"event": "progress", **self._figures()})
 
     def _heed(self, notice: Notice) -> None:
         match notice.message.get("kind"):
-            case "assignment" if self._reconstruction is None:
-                self._begin(_Assignment.parse(notice.message))
-            case "calibration":
-                reconstruction, assignment = self._started()
+            case "assignment":
+                self._follow(_Assignment.parse(notice.message))
+            case "calibration" if self._blocks and self._assignment is not None:
                 center = _optional_number(notice.message, "rotation_center")
-                reconstruction.calibrate(center, _stripes(notice.payload, assignment))
-            case "refused":
-                raise InputError(f"the distributor refuses this worker: {notice.message.get('reason')}")
+                begin = self._slices.start
+                stripes = _stripes(notice.payload, len(self._slices), self._assignment.columns)
+                for block in self._blocks:
+                    own = slice(block.slices.start - begin, block.slices.stop - begin)
+                    block.reconstruction.calibrate(center, None if stripes is None else stripes[own])
             case kind:
                 raise ProtocolError(
                     f"the distributor sends a notice {str(kind)[:40]!r}, which is out of place"
                 )
 
-    def _begin(self, assignment: _Assignment) -> None:
-        options = self._options
-        logger.info(
-            "worker %d reconstructs slices %d to %d of %s",
-            options.rank,
-            assignment.slice_begin,
-            assignment.slice_begin + assignment.slice_count - 1,
-            assignment.name,
-        )
+    def _follow(self, assignment: _Assignment) -> None:
+        """Have the slices of `assignment` from now on."""
+        if self._assignment is not None and self._assignment.scan != assignment.scan:
+            self._blocks = []
         self._assignment = assignment
-        self._reconstruction = Reconstruction(
+        self._blocks = [self._block(assignment, *wanted) for wanted in assignment.blocks]
+        if self._blocks:
+            logger.info(
+                "slices %d to %d of %s, %d of them new",
+                self._slices.start,
+                self._slices.stop - 1,
+                assignment.name,
+                sum(len(block.slices) for block in self._blocks if block.next == 0),
+            )
+
+    def _block(self, assignment: _Assignment, slices: range, following: int) -> _Block:
+        if following == 0:
+            return _Block(slices, self._new_reconstruction(assignment, len(slices)))
+        for block in self._blocks:
+            if block.next == following and overlap(block.slices, slices) == slices:
+                if block.slices != slices:
+                    begin = slices.start - block.slices.start
+                    block.reconstruction.keep(begin, begin + len(slices))
+                    block.slices = slices
+                return block
+        raise ProtocolError(
+            f"the distributor goes on with projection {following} of slices {slices.start} to "
+            f"{slices.stop - 1}, and {self._blocks} are here"
+        )
+
+    def _new_reconstruction(self, assignment: _Assignment, slices: int) -> Reconstruction:
+        options = self._options
+        return Reconstruction(
             algorithm=options.algorithm,
-            slices=assignment.slice_count,
+            slices=slices,
             columns=assignment.columns,
             projections=assignment.projections,
             rotation_center=assignment.rotation_center,
@@ -245,41 +281,119 @@ class _Worker:
             threads=options.threads,
         )
 
-    def _started(self) -> tuple[Reconstruction, _Assignment]:
-        if self._reconstruction is None or self._assignment is None:
-            raise ProtocolError("the distributor has not told which slices to reconstruct; is it one?")
-        return self._reconstruction, self._assignment
+    # ------------------------------------------------------------------ the end
+
+    def _complete(self, inlet: Inlet, stop: threading.Event) -> bool:
+        """Refine and write what has been streamed; tell whether that was done before `stop`."""
+        for block in self._blocks:
+            if block.finished:
+                continue
+            block.reconstruction.finish()
+            self._note_update()
+            for _ in range(self._options.refine):
+                if stop.is_set():
+                    return False
+                block.reconstruction.refine()
+                self._note_update()
+                # it takes long, and the distributor must not take this for silence
+                inlet.serve()
+            block.finished = True
+        if self._blocks and self._options.output is not None:
+            self._write(self._options.output)
+        return True
+
+    def _write(self, output: Path) -> None:
+        options, assignment = self._options, self._assignment
+        attributes = {
+            **self._figures(),
+            "rotation_center": self._blocks[0].reconstruction.rotation_center,
+            "last_update_at": self._last_update_at,
+            "slices_total": 0 if assignment is None else assignment.slices_total,
+            "name": "" if assignment is None else assignment.name,
+            "algorithm": options.algorithm,
+            "window": options.window,
+            "step": options.step,
+            "iterations": options.iterations,
+            "refine": options.refine,
+        }
+        write_volume(output, self._volume(), attributes=attributes)
+
+    def _say_done(self) -> None:
+        if not self._blocks or self._assignment is None:
+            self._report({"event": "done", "slice_count": 0, "output": None})
+            return
+        center = self._blocks[0].reconstruction.rotation_center
+        figures = self._figures()
+        self._publisher.finish(
+            [block.reconstruction.volume for block in self._blocks],
+            slice_begin=self._slices.start,
+            projections=figures["projections_reconstructed"],
+            rotation_center=center,
+        )
+        output = self._options.output
+        self._report(
+            {
+                "event": "done",
+                **figures,
+                "slices_total": self._assignment.slices_total,
+                "rotation_center": center,
+                "first_update_at": self._first_update_at,
+                "last_update_at": self._last_update_at,
+                "duplicates_dropped": self._duplicates,
+                "output": None if output is None else str(output),
+            }
+        )
+
+    def _volume(self) -> FloatArray:
+        volumes = [block.reconstruction.volume for block in self._blocks]
+        return volumes[0] if len(volumes) == 1 else np.concatenate(volumes)
+
+    @property
+    def _slices(self) -> range:
+        return range(self._blocks[0].slices.start, self._blocks[-1].slices.stop)
 
     def _note_update(self) -> None:
-        reconstruction, _ = self._started()
         self._last_update_at = time.time()
         self._first_update_at = self._first_update_at or self._last_update_at
         self._publisher.offer(
-            reconstruction.volume,
-            projections=reconstruction.projections_reconstructed,
-            rotation_center=reconstruction.rotation_center,
+            [block.reconstruction.volume for block in self._blocks],
+            slice_begin=self._slices.start,
+            projections=min(block.reconstruction.projections_reconstructed for block in self._blocks),
+            rotation_center=self._blocks[0].reconstruction.rotation_center,
         )
 
-    @staticmethod
-    def _figures(reconstruction: Reconstruction, assignment: _Assignment) -> dict[str, Any]:
+    def _figures(self) -> dict[str, Any]:
+        reconstructions = [block.reconstruction for block in self._blocks]
         return {
-            "projections_reconstructed": reconstruction.projections_reconstructed,
-            "projections_total": assignment.projections,
-            "updates": reconstruction.updates,
-            "residual": reconstruction.residual,
+            "projections_reconstructed": min(one.projections_reconstructed for one in reconstructions),
+            "projections_total": 0 if self._assignment is None else self._assignment.projections,
+            "updates": max(one.updates for one in reconstructions),
+            "residual": max(one.residual for one in reconstructions),
+            "slice_begin": self._slices.start,
+            "slice_count": len(self._slices),
         }
+
+
+@dataclass(slots=True)
+class _Block:
+    """Slices that have been here since the same projection; `next` is the one that they need next."""
+
+    slices: range
+    reconstruction: Reconstruction = field(repr=False)
+    next: int = 0
+    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Assignment:
-    """What the distributor wants of a worker."""
+    """What the distributor wants of a worker; `blocks` are slices, and the projection that comes next."""
 
     slices_total: int
-    slice_begin: int
-    slice_count: int
     columns: int
     projections: int
+    blocks: tuple[tuple[range, int], ...]
     rotation_center: float | None
+    scan: str
     name: str
 
     @classmethod
@@ -291,7 +405,7 @@ class _Assignment:
         ProtocolError
             A value is missing, or impossible.
         """
-        least = {"slices_total": 1, "slice_begin": 0, "slice_count": 1, "columns": 2, "projections": 1}
+        least = {"slices_total": 1, "columns": 2, "projections": 1}
         numbers = {}
         for name, smallest in least.items():
             value = message.get(name)
@@ -300,11 +414,32 @@ class _Assignment:
                     f"the distributor assigns {name} {value!r}: at least {smallest} is needed"
                 )
             numbers[name] = value
+        blocks: list[tuple[range, int]] = []
+        given = message.get("blocks")
+        for entry in given if isinstance(given, list) else [given]:
+            block = _parsed_block(entry, numbers["slices_total"], numbers["projections"])
+            if block is None or (blocks and blocks[-1][0].stop != block[0].start):
+                raise ProtocolError(f"the distributor assigns blocks {given!r}, of which {entry!r} cannot be")
+            blocks.append(block)
         return cls(
             **numbers,
+            blocks=tuple(blocks),
             rotation_center=_optional_number(message, "rotation_center"),
+            scan=str(message.get("scan", "")),
             name=str(message.get("name", "")),
         )
+
+
+def _parsed_block(entry: object, slices: int, projections: int) -> tuple[range, int] | None:
+    """Return the slices and the next projection of a block; None if it cannot be one."""
+    if not isinstance(entry, list) or len(entry) != 3:
+        return None
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in entry):
+        return None
+    begin, end, following = entry
+    if not 0 <= begin < end <= slices or not 0 <= following <= projections:
+        return None
+    return range(begin, end), following
 
 
 def _optional_number(message: Mapping[str, Any], name: str) -> float | None:
@@ -316,10 +451,10 @@ def _optional_number(message: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _stripes(payload: bytes, assignment: _Assignment) -> FloatArray | None:
+def _stripes(payload: bytes, slices: int, columns: int) -> FloatArray | None:
     if not payload:
         return None
-    shape = (assignment.slice_count, assignment.columns)
+    shape = (slices, columns)
     if len(payload) != 4 * shape[0] * shape[1]:
         raise ProtocolError(f"stripe offsets of {len(payload)} bytes do not fit {shape} values of float32")
     return np.frombuffer(payload, "<f4").reshape(shape).astype(np.float32)

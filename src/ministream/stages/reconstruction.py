@@ -195,6 +195,19 @@ class Reconstruction:
             for _ in range(_CATCH_UP_PASSES):
                 self.refine()
 
+    def keep(self, begin: int, end: int) -> None:
+        """Keep the slices from `begin` up to and without `end`; the others go to another worker.
+
+        Raises
+        ------
+        ProtocolError
+            There are no such slices.
+        """
+        try:
+            self._engine.keep(begin, end)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+
     def finish(self) -> None:
         """Make the update of the projections that no update has used yet; the scan has ended."""
         self._update_for(self._window.flush())

@@ -1,6 +1,7 @@
 """Flow-controlled delivery of messages between stages: credits, order, exactly once."""
 
 from ministream.transport.flow import (
+    FIRST_CREDITS,
     RECONNECT_TIMEOUT_S,
     Acknowledged,
     Ended,
@@ -9,12 +10,14 @@ from ministream.transport.flow import (
     Left,
     Message,
     Notice,
+    credits_for,
     wait_any,
 )
 from ministream.transport.inlet import Inlet
 from ministream.transport.outlet import Outlet
 
 __all__ = [
+    "FIRST_CREDITS",
     "RECONNECT_TIMEOUT_S",
     "Acknowledged",
     "Ended",
@@ -25,5 +28,6 @@ __all__ = [
     "Message",
     "Notice",
     "Outlet",
+    "credits_for",
     "wait_any",
 ]

@@ -16,6 +16,20 @@ import zmq
 RECONNECT_TIMEOUT_S = 120.0
 """How long both ends of a flow wait for connections that were lost, if not told otherwise."""
 
+FIRST_CREDITS = 16
+"""Before it is known how large the messages are."""
+_MOST_CREDITS = 1024
+_BUDGET_BYTES = 128 << 20
+
+
+def credits_for(message_bytes: int) -> int:
+    """Return how many messages of this size may be on their way: what 128 MiB hold, from 16 to 1024.
+
+    A path of 100 ms needs a tenth of what comes in a second, and a third more, because credits return a
+    quarter of them at a time.
+    """
+    return min(_MOST_CREDITS, max(FIRST_CREDITS, _BUDGET_BYTES // max(1, message_bytes)))
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:

@@ -141,9 +141,9 @@ class Inlet:
         self._next_sequence = 0
         self._next_notice = 0
         self._acknowledged = 0
-        self._acknowledgement_sent = (0, 0, False)
+        self._acknowledgement_sent = (0, 0, credits, False)
         self._interrupted_at_s: float | None = None
-        self._started = False
+        self._placed = self._started = False
         self._refusal: messages.Refuse | None = None
         self._end: messages.End | None = None
         self._farewell: str | None = None
@@ -269,6 +269,25 @@ class Inlet:
             if deadline.is_over:
                 return None
             self._wait(deadline)
+
+    def grant(self, credits: int) -> None:
+        """Let so many messages be on their way or here, and not acknowledged, if that is more than before.
+
+        For a receiver that learns only from the sender how large they are, see `credits_for`.
+        """
+        self._credits = max(self._credits, min(credits, messages.CREDITS_LIMIT))
+        self._send_acknowledgement()
+
+    def serve(self) -> None:
+        """Read and answer what has come, and take nothing: for who is busy with something else for long.
+
+        Raises
+        ------
+        ProtocolError
+            The sender sent what cannot be understood.
+        """
+        self._read_all()
+        self._send_acknowledgement()
 
     def acknowledge(self, sequence: int) -> None:
         """Say that the application has done with all messages up to and including `sequence`.
@@ -423,11 +442,12 @@ class Inlet:
         self._refusal = None
         self._description = welcome.description
         self.sender = welcome.sender
-        if not (self._started or self._early or self._notices):
-            # 0, or where a receiver of the same name had got to
+        if not self._placed:
+            # 0, or where a receiver of the same name had got to; the first welcome comes before everything
+            self._placed = True
             self._next_sequence = self._acknowledged = welcome.next_sequence
             self._next_notice = welcome.next_notice
-            self._acknowledgement_sent = (welcome.next_sequence, welcome.next_notice, False)
+            self._acknowledgement_sent = (self._acknowledged, self._next_notice, self._credits, False)
         if all(other.welcome for other in self._connections):
             self._started = True
         if self._interrupted_at_s is not None:
@@ -438,11 +458,11 @@ class Inlet:
             )
         if self._started:
             # what was said last may have been lost
-            self._acknowledgement_sent = (-1, -1, False)
+            self._acknowledgement_sent = (-1, -1, 0, False)
             self._send_acknowledgement()
 
     def _note_loss(self, connection: _Connection) -> None:
-        self._acknowledgement_sent = (-1, -1, False)
+        self._acknowledgement_sent = (-1, -1, 0, False)
         if not self._started or self._farewell is not None or self._is_complete():
             return
         if any(other.welcome for other in self._connections):
@@ -505,7 +525,7 @@ class Inlet:
         poller.poll(int(min(deadline.remaining_s, _POLL_STEP_S) * 1000) + 1)
 
     def _send_acknowledgement(self) -> None:
-        state = (self._acknowledged, self._next_notice, self._is_complete())
+        state = (self._acknowledged, self._next_notice, self._credits, self._is_complete())
         there = [connection for connection in self._connections if connection.welcome]
         if state == self._acknowledgement_sent or not there:
             return
@@ -514,6 +534,7 @@ class Inlet:
             next_sequence=self._acknowledged,
             next_notice=self._next_notice,
             received=tuple(connection.received for connection in self._connections),
+            credits=self._credits,
             ended=self._is_complete(),
         )
         self._turn += 1

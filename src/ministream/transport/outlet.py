@@ -340,7 +340,11 @@ class Outlet:
             connection = flow.connections.get(index)
             if connection is not None:
                 connection.confirm(received)
+        more = header.credits > flow.credits
+        flow.credits = max(flow.credits, header.credits)
         self._advance(flow, header.next_sequence, header.next_notice)
+        if more:
+            self._flush(flow)
         flow.ended = flow.ended or (header.ended and flow.finished and not flow.outstanding)
 
     def _advance(self, flow: Flow, next_sequence: int, next_notice: int) -> None:

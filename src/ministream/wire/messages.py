@@ -149,6 +149,8 @@ class Acknowledge:
     received : tuple of int
         What has arrived (messages, notices, the end), by connection, since the receiver began; tells the
         sender which connections are slow, and what to send again when one is lost.
+    credits : int
+        How many messages may be sent and not acknowledged, from now on, if that is more than before.
     ended : bool
         The end has arrived, and everything before it.
     """
@@ -156,7 +158,12 @@ class Acknowledge:
     next_sequence: int
     next_notice: int
     received: tuple[int, ...]
+    credits: int
     ended: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.credits <= CREDITS_LIMIT:
+            raise ProtocolError(f"{self.credits} credits are not between 1 and {CREDITS_LIMIT}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,15 +73,15 @@ class VolumeUpdate:
 
     Parameters
     ----------
-    sequence : int
-        Number of the update within its stream.
+    slice_begin : int
+        Where its first slice lies in the whole volume.
     volume : (slice, y, x) float32
     projections : int
         How many projections it rests on.
     rotation_center : float or None
     """
 
-    sequence: int
+    slice_begin: int
     volume: npt.NDArray[np.float32]
     projections: int
     rotation_center: float | None
@@ -173,14 +173,18 @@ def decode(buffer: Buffer, pixel_type: str) -> Frame:
 
 
 def encode_volume(
-    volume: npt.NDArray[np.float32], *, sequence: int, projections: int, rotation_center: float | None = None
+    volume: npt.NDArray[np.float32],
+    *,
+    slice_begin: int,
+    projections: int,
+    rotation_center: float | None = None,
 ) -> memoryview:
     """Return a reconstruction as the bytes of a ``TImage``, as workers publish it; it is copied once.
 
     Parameters
     ----------
     volume : (slice, y, x) float32
-    sequence, projections : int
+    slice_begin, projections : int
         As in `VolumeUpdate`.
     rotation_center : float or None
 
@@ -193,11 +197,11 @@ def encode_volume(
         raise InputError(f"a volume is (slice, y, x) float32, not {volume.dtype} of shape {volume.shape}")
     return write(
         TImage(
-            sequence=sequence,
+            sequence=projections,
             shape=(volume.shape[0], volume.shape[1], volume.shape[2]),
             rotation_deg=0.0,
             center=rotation_center or 0.0,
-            unique_id=projections,
+            unique_id=slice_begin,
             itype=_VOLUME,
             data=_raw(volume, _LITTLE_ENDIAN["float32"]),
         )
@@ -216,9 +220,9 @@ def decode_volume(buffer: Buffer) -> VolumeUpdate:
     if image.itype != _VOLUME:
         raise ProtocolError(f"itype {image.itype} is not that of a volume (0)")
     return VolumeUpdate(
-        sequence=image.sequence,
+        slice_begin=image.unique_id,
         volume=_pixels(image, _LITTLE_ENDIAN["float32"], image.shape),
-        projections=image.unique_id,
+        projections=image.sequence,
         rotation_center=image.center if math.isfinite(image.center) and image.center != 0 else None,
     )
 

@@ -368,6 +368,24 @@ def a_hand_made_sender(inlet_credits: int) -> Iterator[tuple[Inlet, Callable[...
             yield inlet, send
 
 
+def test_a_welcome_on_another_connection_may_come_after_the_first_messages() -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with Inlet([f"tcp://127.0.0.1:{port}"] * 2, flow="f") as inlet:
+            identities = [router.recv_multipart()[0] for _ in range(2)]
+            welcome = messages.Welcome(
+                protocol=messages.PROTOCOL, sender="s", next_sequence=0, next_notice=0, description={}
+            )
+            for header in (welcome, messages.Data(sequence=0)):
+                router.send_multipart([identities[0], messages.encode(header), b"0"])
+            assert isinstance(inlet.receive(5), Message)
+            router.send_multipart([identities[1], messages.encode(welcome)])
+            router.send_multipart([identities[1], messages.encode(messages.Data(sequence=1)), b"1"])
+            item = inlet.receive(5)
+            assert isinstance(item, Message)
+            assert item.sequence == 1
+
+
 def test_what_comes_early_waits_and_what_comes_twice_is_dropped_and_counted() -> None:
     with a_hand_made_sender(8) as (inlet, send):
         for sequence in (2, 0, 0, 2, 1, 1, 3, 0):
@@ -385,7 +403,7 @@ def test_what_comes_early_waits_and_what_comes_twice_is_dropped_and_counted() ->
     [
         (b"junk", "not JSON"),
         (messages.Data(sequence=8), "without credit"),
-        (messages.Acknowledge(next_sequence=0, next_notice=0, received=()), "does not send"),
+        (messages.Acknowledge(next_sequence=0, next_notice=0, received=(), credits=1), "does not send"),
         (messages.Notice(notice=5000, before_sequence=0, message={}), "notice 5000"),
         (
             messages.Welcome(protocol=99, sender="s", next_sequence=0, next_notice=0, description={}),

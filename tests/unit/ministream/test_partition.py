@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ministream.errors import InputError
-from ministream.partition import slice_range
+from ministream.partition import overlap, share_slices, slice_range
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
@@ -36,3 +39,37 @@ def test_the_first_ranks_have_one_more() -> None:
 def test_a_rank_that_is_not_there_is_refused(rank: int, size: int) -> None:
     with pytest.raises(InputError, match=str(rank)):
         slice_range(10, rank, size)
+
+
+@given(st.integers(1, 24), st.lists(st.integers(0, 24), max_size=6), st.integers(0, 3), st.randoms())
+def test_slices_are_shared_so_that_the_fewest_change_hands(
+    total: int, cuts: list[int], newcomers: int, chance: random.Random
+) -> None:
+    edges = sorted({cut for cut in cuts if cut <= total})
+    held = [range(*pair) for pair in zip(edges[::2], edges[1::2], strict=False)] + [range(0)] * newcomers
+    chance.shuffle(held)
+    shares = share_slices(total, held)
+    if not held:
+        assert shares == []
+        return
+    assert sorted(index for share in shares for index in share) == list(range(total))
+    lengths = [len(share) for share in shares if share]
+    assert max(lengths) - min(lengths) <= 1
+    assert len(lengths) == min(total, len(held))
+    if len(held) <= total:
+        stays = sum(len(overlap(*pair)) for pair in zip(held, shares, strict=True))
+        assert stays == most_that_can_stay(total, held)
+
+
+def most_that_can_stay(total: int, held: list[range]) -> int:
+    """Try every order of the workers that keeps the order of those who hold slices."""
+    best = 0
+    for order in itertools.permutations(range(len(held))):
+        holders = [worker for worker in order if held[worker]]
+        if holders == sorted(holders, key=lambda worker: held[worker].start):
+            parts = [slice_range(total, place, len(held)) for place in range(len(held))]
+            best = max(
+                best,
+                sum(len(overlap(held[worker], part)) for worker, part in zip(order, parts, strict=True)),
+            )
+    return best

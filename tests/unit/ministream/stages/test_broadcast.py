@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.stages import broadcast
 from ministream.stages.broadcast import VolumePublisher, VolumeSubscriber
 
 WAIT_S = 10.0
@@ -28,8 +29,8 @@ def until(subscriber: VolumeSubscriber, condition: Callable[[], bool]) -> None:
         subscriber.receive(0.05)
 
 
-def offer(publisher: VolumePublisher, value: float, slices: int = 2) -> None:
-    publisher.offer(volume(value, slices), projections=int(value), rotation_center=3.5)
+def offer(publisher: VolumePublisher, value: float, slices: int = 2, begin: int = 0) -> None:
+    publisher.offer([volume(value, slices)], slice_begin=begin, projections=int(value), rotation_center=3.5)
 
 
 def test_one_who_comes_late_gets_the_newest_volume() -> None:
@@ -68,7 +69,7 @@ def test_the_last_volume_comes_and_then_the_end() -> None:
         # connected is not subscribed yet: one who comes late is told by a later offer
         until(subscriber, lambda: offer(publisher, 1) or subscriber.complete)
         assert not subscriber.ended
-        publisher.finish(volume(5), projections=5, rotation_center=3.5)
+        publisher.finish([volume(5)], slice_begin=0, projections=5, rotation_center=3.5)
         until(subscriber, lambda: subscriber.ended)
         assembled, projections = subscriber.assemble()
     np.testing.assert_array_equal(assembled, volume(5))
@@ -86,11 +87,11 @@ def test_a_slow_viewer_does_not_stop_the_publisher_and_still_gets_the_last_volum
         until(subscriber, lambda: offer(publisher, 1) or subscriber.complete)
         began = time.monotonic()
         for count in range(40):
-            publisher.offer(large, projections=count, rotation_center=0)
+            publisher.offer([large], slice_begin=0, projections=count, rotation_center=0)
         assert time.monotonic() - began < WAIT_S
         # it reads on while the publisher waits to tell its last words
         last = threading.Thread(
-            target=lambda: publisher.finish(large + 1, projections=99, rotation_center=0.0)
+            target=lambda: publisher.finish([large + 1], slice_begin=0, projections=99, rotation_center=0.0)
         )
         last.start()
         until(subscriber, lambda: subscriber.ended)
@@ -100,24 +101,65 @@ def test_a_slow_viewer_does_not_stop_the_publisher_and_still_gets_the_last_volum
     assert assembled[0, 0, 0] == 1
 
 
-def test_the_slices_of_several_workers_are_put_together_in_the_order_of_the_addresses() -> None:
+def test_the_slices_of_several_workers_are_put_together_in_their_order() -> None:
     with (
         VolumePublisher("tcp://127.0.0.1:0") as first,
         VolumePublisher("tcp://127.0.0.1:0") as second,
-        VolumeSubscriber([second.address, first.address]) as subscriber,
+        VolumeSubscriber([first.address, second.address]) as subscriber,
     ):
-        offer(first, 1, slices=1)
-        offer(second, 2, slices=3)
-        # those who come late are told when the publisher next has something to say
-        until(
-            subscriber, lambda: offer(first, 1, slices=1) or offer(second, 2, slices=3) or subscriber.complete
-        )
+
+        def both() -> bool:
+            # those who come late are told when the publisher next has something to say
+            offer(first, 1, slices=1, begin=3)
+            second.offer([volume(2), volume(2, 1)], slice_begin=0, projections=2, rotation_center=3.5)
+            return subscriber.complete
+
+        until(subscriber, both)
         assembled, projections = subscriber.assemble()
     np.testing.assert_array_equal(assembled[:, 0, 0], [2, 2, 2, 1])
     assert projections == 1
 
 
-def test_a_publisher_that_goes_without_a_word_has_ended() -> None:
+def test_the_newest_volume_of_a_slice_counts_and_a_gap_is_waited_for() -> None:
+    with (
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0) as first,
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0) as second,
+        VolumeSubscriber([first.address, second.address]) as subscriber,
+    ):
+
+        def with_gap() -> bool:
+            offer(first, 1, slices=2)
+            offer(second, 1, slices=1, begin=3)
+            return len(subscriber._with_volume) == 2
+
+        until(subscriber, with_gap)
+        assert not subscriber.complete
+        # slices move from the first to the second
+        until(
+            subscriber, lambda: offer(second, 7, slices=3, begin=1) or subscriber._sources[1].projections == 7
+        )
+        assembled, projections = subscriber.assemble()
+    np.testing.assert_array_equal(assembled[:, 0, 0], [1, 7, 7, 7])
+    assert projections == 1
+
+
+def test_a_publisher_may_come_again_at_the_same_address() -> None:
+    with VolumePublisher("tcp://127.0.0.1:0") as publisher:
+        address = publisher.address
+        subscriber = VolumeSubscriber([address])
+        until(subscriber, lambda: offer(publisher, 1) or subscriber.complete)
+    until(subscriber, lambda: subscriber._sources[0].gone_at_s is not None)
+    assert not subscriber.ended
+    with VolumePublisher(address) as again:
+        until(subscriber, lambda: offer(again, 3) or subscriber._sources[0].projections == 3)
+        assert subscriber._sources[0].gone_at_s is None
+    subscriber.close()
+
+
+def test_a_publisher_that_goes_without_a_word_and_does_not_come_back_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broadcast, "COME_BACK_S", 0.3)
     with VolumeSubscriber(["tcp://127.0.0.1:9"]) as nobody:
         nobody.receive(0.05)
         assert not nobody.all_connected
@@ -154,7 +196,7 @@ def test_volumes_that_are_not_parts_of_one_are_refused() -> None:
             subscriber,
             lambda: (
                 offer(first, 1)
-                or second.offer(other, projections=1, rotation_center=0)
+                or second.offer([other], slice_begin=2, projections=1, rotation_center=0)
                 or subscriber.complete
             ),
         )

@@ -15,12 +15,14 @@ import pytest
 from ministream.errors import (
     ConnectionFailed,
     InputError,
+    OutputError,
     PortInUse,
     ProtocolError,
     StageError,
 )
 from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.stages.distribute import DistributeOptions, run
+from ministream.stages.workers import COMPLETE
 from ministream.transport import Ended, Inlet, Joined, Left, Message, Notice, Outlet
 from ministream.wire import timage
 from support.stages import StageThread
@@ -34,7 +36,13 @@ class Distributor(StageThread):
     """The stage, in a thread."""
 
     def __init__(self, daq: str, **options: Any) -> None:
-        values = {"workers": 1, "center": CENTER, "stripes": "none", "connect_timeout_s": 2.0} | options
+        values = {
+            "workers": 1,
+            "center": CENTER,
+            "stripes": "none",
+            "connect_timeout_s": 2.0,
+            "reconnect_timeout_s": 0.5,
+        } | options
         super().__init__(run, DistributeOptions(connect=[daq], **values), wait_s=WAIT_S)
 
 
@@ -99,10 +107,8 @@ class Daq:
 class Worker:
     """A worker's inlet; the test receives."""
 
-    def __init__(self, address: str, rank: int = 0, size: int = 1, credits: int = 64) -> None:
-        self.inlet = Inlet(
-            [address], flow=f"worker-{rank}", credits=credits, attributes={"rank": rank, "size": size}
-        )
+    def __init__(self, address: str, number: int = 0, credits: int = 64) -> None:
+        self.inlet = Inlet([address], flow=f"worker-{number}", credits=credits, attributes={})
 
     def next(self) -> Message | Notice | Ended:
         item = self.inlet.receive(WAIT_S)
@@ -121,7 +127,7 @@ class Worker:
         return item
 
     def drain(self) -> list[Message | Notice | Ended]:
-        """Take everything to the end, and leave."""
+        """Take everything to the end, and leave; what is needed no more is not returned."""
         items = [self.next()]
         while not isinstance(items[-1], Ended):
             if isinstance(items[-1], Message):
@@ -150,8 +156,8 @@ def start(stack: ExitStack, daq: Daq, **options: Any) -> Distributor:
     return made
 
 
-def join(stack: ExitStack, address: str, rank: int = 0, size: int = 1, **options: Any) -> Worker:
-    made = Worker(address, rank, size, **options)
+def join(stack: ExitStack, address: str, number: int = 0, **options: Any) -> Worker:
+    made = Worker(address, number, **options)
     stack.callback(made.inlet.close)
     return made
 
@@ -169,15 +175,19 @@ def view(index: int) -> tuple[np.ndarray, float]:
 def test_each_worker_gets_the_attenuation_of_its_rows_of_every_projection(stack: ExitStack, daq: Daq) -> None:
     distributor = start(stack, daq, workers=2)
     address = distributor.address
-    workers = [join(stack, address, rank, 2) for rank in (1, 0)][::-1]
+    workers = []
+    for rank in range(2):
+        workers.append(join(stack, address, rank))
+        workers[-1].inlet.await_welcome(WAIT_S)
     daq.accept()
     daq.send_fields()
     for rank, worker in enumerate(workers):
-        assert worker.notice().message == {
+        message = dict(worker.notice().message)
+        assert len(message.pop("scan")) == 32
+        assert message == {
             "kind": "assignment",
             "slices_total": ROWS,
-            "slice_begin": (0, 2)[rank],
-            "slice_count": (2, 1)[rank],
+            "blocks": [([0, 2, 0], [2, 3, 0])[rank]],
             "columns": COLUMNS,
             "projections": PROJECTIONS,
             "rotation_center": CENTER,
@@ -191,8 +201,8 @@ def test_each_worker_gets_the_attenuation_of_its_rows_of_every_projection(stack:
             frame = worker.frame()
             np.testing.assert_allclose(frame.pixels, wanted[rows], atol=1e-5)
             assert frame.angle_rad == pytest.approx(angle, abs=1e-6)
-            # the DAQ's number: the fields have some too
-            assert frame.sequence == index + 2
+            # its number among the projections
+            assert frame.sequence == index
             assert frame.kind is FrameKind.PROJECTION
     for worker in workers:
         threading.Thread(target=worker.drain).start()
@@ -210,43 +220,26 @@ def test_each_worker_gets_the_attenuation_of_its_rows_of_every_projection(stack:
 def test_the_daq_is_left_alone_until_every_worker_is_there(stack: ExitStack, daq: Daq) -> None:
     distributor = start(stack, daq, workers=2)
     address = distributor.address
-    join(stack, address, 0, 2)
+    join(stack, address, 0)
     assert daq.outlet.poll(0.5) == []
-    join(stack, address, 1, 2)
+    join(stack, address, 1)
     daq.accept()
 
 
 def test_a_worker_that_goes_before_the_start_may_come_again(stack: ExitStack, daq: Daq) -> None:
     distributor = start(stack, daq, workers=2)
     address = distributor.address
-    join(stack, address, 0, 2).inlet.close()
-    join(stack, address, 1, 2)
+    join(stack, address, 0).inlet.close()
+    join(stack, address, 1)
     assert daq.outlet.poll(0.3) == []
-    join(stack, address, 0, 2)
-    daq.accept()
-
-
-@pytest.mark.parametrize(("rank", "size"), [(2, 2), (0, 3), (-1, 2)])
-def test_a_worker_with_a_wrong_number_is_refused_and_the_others_are_not(
-    stack: ExitStack, daq: Daq, rank: int, size: int
-) -> None:
-    distributor = start(stack, daq, workers=2)
-    address = distributor.address
-    stranger = join(stack, address, rank, size)
-    notice = stranger.notice()
-    assert notice.message["kind"] == "refused"
-    assert f"number {rank} of {size}" in notice.message["reason"]
-    assert isinstance(stranger.next(), Ended)
-    stranger.inlet.close()
-    for number in range(2):
-        join(stack, address, number, 2)
+    join(stack, address, 0)
     daq.accept()
 
 
 def test_the_slowest_worker_holds_the_daq_back(stack: ExitStack, daq: Daq) -> None:
     distributor = start(stack, daq, workers=2, credits=8)
     address = distributor.address
-    quick, slow = (join(stack, address, rank, 2, credits=4) for rank in range(2))
+    quick, slow = (join(stack, address, rank, credits=4) for rank in range(2))
     daq.accept()
     daq.send_fields()
     quick.notice()
@@ -283,8 +276,10 @@ def test_frames_that_the_daq_sends_twice_are_passed_on_once(stack: ExitStack, da
             daq.send(FrameKind.PROJECTION, *view(index), again=True)
     daq.outlet.finish(daq.flow)
     items = worker.drain()
-    numbers = [timage.decode(item.payload, "float32").sequence for item in items if isinstance(item, Message)]
-    assert numbers == list(range(2, PROJECTIONS + 2))
+    *frames, complete = [item for item in items if isinstance(item, Message)]
+    numbers = [timage.decode(item.payload, "float32").sequence for item in frames]
+    assert numbers == list(range(PROJECTIONS))
+    assert complete.payload == COMPLETE
     assert distributor.done["duplicates_dropped"] == 5
     assert distributor.done["projections_received"] == PROJECTIONS
 
@@ -295,7 +290,7 @@ def test_centre_and_stripes_are_told_before_the_end(stack: ExitStack) -> None:
     stack.callback(daq.outlet.close)
     distributor = start(stack, daq, workers=2, center=None, stripes="sorting")
     address = distributor.address
-    workers = [join(stack, address, rank, 2) for rank in range(2)]
+    workers = [join(stack, address, rank) for rank in range(2)]
     daq.accept()
     daq.send_fields()
     for index in range(48):
@@ -319,10 +314,11 @@ def test_centre_and_stripes_are_told_before_the_end(stack: ExitStack) -> None:
             "rotation_center": done["rotation_center"],
             "views": 48,
         }
-        assert items.index(last) == len(items) - 2
-        slices = notices[0].message["slice_count"]
-        offset = np.frombuffer(last.payload, "<f4").reshape(slices, COLUMNS)
-        if notices[0].message["slice_begin"] == 0:
+        # before it is told that this was all, and the end
+        assert items.index(last) == len(items) - 3
+        begin, end, _ = notices[0].message["blocks"][0]
+        offset = np.frombuffer(last.payload, "<f4").reshape(end - begin, COLUMNS)
+        if begin == 0:
             assert offset[1, 25] == pytest.approx(0.3, abs=0.1)
             assert offset[1, 25] > 5 * abs(offset[0, 25])
 
@@ -341,24 +337,72 @@ def test_a_centre_that_cannot_be_found_is_the_middle(stack: ExitStack, daq: Daq,
     assert "rotation centre could not be found" in caplog.text
 
 
-def test_a_worker_that_leaves_early_is_a_stage_error_that_names_it(stack: ExitStack, daq: Daq) -> None:
+def test_the_slices_of_a_worker_that_leaves_go_to_the_others_with_their_history(
+    stack: ExitStack, daq: Daq
+) -> None:
     distributor = start(stack, daq, workers=2)
     address = distributor.address
-    workers = [join(stack, address, rank, 2) for rank in range(2)]
+    workers = []
+    for rank in range(2):
+        workers.append(join(stack, address, rank))
+        workers[-1].inlet.await_welcome(WAIT_S)
+    daq.accept()
+    daq.send_fields()
+    wanted = []
+    for index in range(3):
+        pixels, angle = view(index)
+        daq.send(FrameKind.PROJECTION, pixels, angle)
+        wanted.append(-np.log((pixels - 100.0) / 60_000))
+    workers[0].notice()
+    for _ in range(3):
+        workers[0].frame()
+    workers[1].notice()
+    workers[1].frame()
+    workers[1].inlet.close("it was told to stop")
+    # what it has goes on; what is new comes from the beginning, and then both together
+    assert workers[0].notice().message["blocks"] == [[0, 2, 3], [2, 3, 0]]
+    for index in range(3):
+        frame = workers[0].frame()
+        assert frame.sequence == index
+        np.testing.assert_allclose(frame.pixels, wanted[index][2:], atol=1e-5)
+    daq.send(FrameKind.PROJECTION, *view(3))
+    frame = workers[0].frame()
+    assert (frame.sequence, len(frame.pixels)) == (3, ROWS)
+    threading.Thread(target=workers[0].drain).start()
+    daq.finish()
+    done = distributor.done
+    assert (done["workers_joined"], done["workers_lost"]) == (2, 1)
+    assert [(part["slice_begin"], part["slice_count"]) for part in done["parts"]] == [(0, ROWS)]
+
+
+def test_when_the_last_worker_has_gone_for_too_long_it_is_a_stage_error(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq)
+    worker = join(stack, distributor.address)
     daq.accept()
     daq.send_fields()
     daq.send(FrameKind.PROJECTION, *view(0))
-    workers[1].notice()
-    workers[1].frame()
-    workers[1].inlet.close()
+    worker.notice()
+    worker.inlet.close()
     distributor.join()
     assert isinstance(distributor.error, StageError)
-    assert "worker 1 left after 1 of 1" in str(distributor.error)
-    # and its neighbours are told
-    with pytest.raises(ConnectionFailed):
-        workers[0].drain()
-    daq.poll(5)
-    assert daq.left is not None
+    assert "the last worker has gone" in str(distributor.error)
+
+
+def test_one_worker_too_many_is_a_spare(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=ROWS)
+    address = distributor.address
+    workers = [join(stack, address, number) for number in range(ROWS)]
+    daq.accept()
+    daq.send_fields()
+    daq.send(FrameKind.PROJECTION, *view(0))
+    for worker in workers:
+        worker.notice()
+    spare = join(stack, address, ROWS)
+    assert spare.notice().message["blocks"] == []
+    workers[1].inlet.close()
+    [(begin, end, following)] = spare.notice().message["blocks"]
+    assert (end - begin, following) == (1, 0)
+    assert spare.frame().sequence == 0
 
 
 def test_a_daq_that_goes_is_a_failed_connection(stack: ExitStack, daq: Daq) -> None:
@@ -429,13 +473,23 @@ def test_options_that_do_not_fit_the_scan_are_input_errors(
 ) -> None:
     distributor = start(stack, daq, **options)
     address = distributor.address
-    size = options.get("workers", 1)
-    for rank in range(size):
-        join(stack, address, rank, size)
+    for rank in range(options.get("workers", 1)):
+        join(stack, address, rank)
     daq.accept()
     distributor.join()
     assert isinstance(distributor.error, InputError)
     assert message in str(distributor.error)
+
+
+def test_a_scan_that_finds_no_room_is_an_output_error_with_the_numbers(stack: ExitStack) -> None:
+    daq = Daq(projections=10**9, rows=2048, columns=2048)
+    stack.callback(daq.outlet.close)
+    distributor = start(stack, daq)
+    join(stack, distributor.address)
+    daq.accept()
+    distributor.join()
+    assert isinstance(distributor.error, OutputError)
+    assert "needs 16777" in str(distributor.error)
 
 
 def test_an_address_in_use_is_said_so(stack: ExitStack, daq: Daq) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ministream.errors import ConnectionFailed, InputError, MiniStreamError
 from ministream.sinks import write_volume
+from ministream.stages import broadcast
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.quality import QualityOptions, judge, judge_files, run
 
@@ -60,8 +61,8 @@ class Judge:
             self._thread.join(0.02)
 
 
-def publish(publisher: VolumePublisher, volume: np.ndarray, projections: int) -> None:
-    publisher.offer(volume, projections=projections, rotation_center=15.5)
+def publish(publisher: VolumePublisher, volume: np.ndarray, projections: int, begin: int = 0) -> None:
+    publisher.offer([volume], slice_begin=begin, projections=projections, rotation_center=15.5)
 
 
 def test_less_noise_is_better_by_every_figure() -> None:
@@ -123,11 +124,11 @@ def test_live_the_slices_of_all_workers_are_judged_against_the_reference(tmp_pat
 
         def go_on() -> None:
             publish(first, noisy(0.5, 3)[:2], 10)
-            publish(second, noisy(0.5, 3)[2:], 8)
+            publish(second, noisy(0.5, 3)[2:], 8, begin=2)
 
         judge_.wait(lambda: bool(judge_.events), go_on)
-        first.finish(truth(3)[:2], projections=20, rotation_center=15.5)
-        second.finish(truth(3)[2:], projections=20, rotation_center=15.5)
+        first.finish([truth(3)[:2]], slice_begin=0, projections=20, rotation_center=15.5)
+        second.finish([truth(3)[2:]], slice_begin=2, projections=20, rotation_center=15.5)
         judge_.join()
     assert judge_.error is None
     start, end = judge_.events[0], judge_.events[-1]
@@ -147,13 +148,14 @@ def test_live_without_a_reference_the_change_is_told() -> None:
     with VolumePublisher("tcp://127.0.0.1:0", interval_s=0.02) as publisher:
         judge_ = Judge(publisher.address)
         judge_.wait(lambda: bool(judge_.events), lambda: publish(publisher, truth(), 4))
-        publisher.finish(0.5 * truth(), projections=8, rotation_center=15.5)
+        publisher.finish([0.5 * truth()], slice_begin=0, projections=8, rotation_center=15.5)
         judge_.join()
     assert judge_.events[-1]["change"] == pytest.approx(1.0)
     assert judge_.events[-1]["sharpness"] > 0
 
 
-def test_it_ends_when_the_workers_are_gone() -> None:
+def test_it_ends_when_the_workers_are_gone_and_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast, "COME_BACK_S", 0.3)
     with VolumePublisher("tcp://127.0.0.1:0", interval_s=0.02) as publisher:
         judge_ = Judge(publisher.address)
         judge_.wait(lambda: bool(judge_.events), lambda: publish(publisher, truth(), 4))

@@ -22,6 +22,7 @@ from ministream.errors import (
 from ministream.frames import Frame, FrameKind
 from ministream.stages.broadcast import VolumeSubscriber
 from ministream.stages.reconstruct import ReconstructOptions, run
+from ministream.stages.workers import COMPLETE
 from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
 from ministream.wire import timage
 from support.stages import StageThread
@@ -42,8 +43,8 @@ class Worker(StageThread):
 class Distributor:
     """A distributor's outlet; the test sends."""
 
-    def __init__(self) -> None:
-        self.outlet = Outlet(description={})
+    def __init__(self, address: str = "tcp://127.0.0.1:0") -> None:
+        self.outlet = Outlet(address, description={})
         self.flow = ""
         self.attributes: Mapping[str, Any] = {}
         self.events: list[FlowEvent] = []
@@ -59,9 +60,9 @@ class Distributor:
     def assign(self, **changes: Any) -> None:
         message = {
             "kind": "assignment",
+            "scan": "a scan",
             "slices_total": 5,
-            "slice_begin": 3,
-            "slice_count": SLICES,
+            "blocks": [[3, 3 + SLICES, 0]],
             "columns": COLUMNS,
             "projections": VIEWS,
             "rotation_center": CENTER,
@@ -83,6 +84,22 @@ class Distributor:
             rows = np.tile(0.1 * np.sqrt(np.maximum(0, 49 - t**2)), (SLICES, 1)).astype(np.float32)
         frame = Frame(sequence=index, kind=FrameKind.PROJECTION, pixels=rows, angle_rad=angle)
         self.outlet.send(self.flow, timage.encode(frame))
+
+    def complete(self) -> None:
+        """Say that this was all, and wait until everything is written."""
+        give_up_at = time.monotonic() + WAIT_S
+        while not self.outlet.can_send(self.flow):
+            assert time.monotonic() < give_up_at
+            self.events += self.outlet.poll(0.05)
+        self.outlet.send(self.flow, COMPLETE)
+        while self.outlet.outstanding(self.flow):
+            assert time.monotonic() < give_up_at
+            self.events += self.outlet.poll(0.05)
+
+    def finish(self) -> None:
+        self.complete()
+        if self.flow in self.outlet.flows:
+            self.outlet.finish(self.flow)
 
     def wait_for(self, kind: type[FlowEvent]) -> FlowEvent:
         give_up_at = time.monotonic() + WAIT_S
@@ -117,14 +134,14 @@ def test_every_projection_is_reconstructed_written_and_published(
     stack: ExitStack, distributor: Distributor, tmp_path: Path
 ) -> None:
     output = tmp_path / "part.h5"
-    worker = start(stack, distributor, rank=1, workers=2, output=output)
+    worker = start(stack, distributor, output=output)
     with VolumeSubscriber([worker.address]) as viewer:
         distributor.accept()
-        assert distributor.attributes == {"rank": 1, "size": 2}
+        assert distributor.attributes == {"output": str(output), "scan": None, "blocks": []}
         distributor.assign()
         for index in range(VIEWS):
             distributor.send(index)
-        distributor.outlet.finish(distributor.flow)
+        distributor.finish()
         left = distributor.wait_for(Left)
         while not viewer.ended:
             viewer.receive(0.1)
@@ -177,7 +194,7 @@ def test_calibrations_are_applied(stack: ExitStack, distributor: Distributor, tm
             stand_in.send(index)
             if center is None and index == VIEWS // 2:
                 stand_in.calibrate(CENTER, np.zeros((SLICES, COLUMNS), "<f4").tobytes())
-        stand_in.outlet.finish(stand_in.flow)
+        stand_in.finish()
         assert worker.done["rotation_center"] == CENTER
         with h5py.File(output) as file:
             volumes.append(file["exchange/data"][:])
@@ -192,17 +209,8 @@ def test_without_refinement_the_last_projections_still_take_part(
     distributor.assign()
     for index in range(VIEWS - 1):
         distributor.send(index)
-    distributor.outlet.finish(distributor.flow)
+    distributor.finish()
     assert worker.done["projections_reconstructed"] == VIEWS - 1
-
-
-def test_a_refusal_is_an_input_error_with_its_reason(stack: ExitStack, distributor: Distributor) -> None:
-    worker = start(stack, distributor)
-    distributor.accept()
-    distributor.outlet.notify(distributor.flow, {"kind": "refused", "reason": "number 0 is there already"})
-    worker.join()
-    assert isinstance(worker.error, InputError)
-    assert "number 0 is there already" in str(worker.error)
 
 
 def test_a_distributor_that_goes_is_a_failed_connection(stack: ExitStack, distributor: Distributor) -> None:
@@ -226,7 +234,10 @@ def test_a_distributor_that_is_not_there_is_a_failed_connection(stack: ExitStack
     ("changes", "message"),
     [
         ({"columns": None}, "columns"),
-        ({"slice_count": 0}, "slice_count"),
+        ({"blocks": None}, "blocks"),
+        ({"blocks": [[3, 3, 0]]}, "blocks"),
+        ({"blocks": [[0, 2, 0], [3, 4, 0]]}, "blocks"),
+        ({"blocks": [[0, 2, 5]]}, "goes on with projection 5"),
         ({"projections": True}, "projections"),
         ({"rotation_center": "middle"}, "rotation_center"),
     ],
@@ -248,6 +259,113 @@ def test_frames_before_an_assignment_are_a_protocol_error(stack: ExitStack, dist
     distributor.send(0)
     worker.join()
     assert isinstance(worker.error, ProtocolError)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_projection_that_is_missing_or_comes_twice_is_a_protocol_error(
+    stack: ExitStack, distributor: Distributor, number: int
+) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign()
+    distributor.send(0)
+    distributor.send(number)
+    worker.join()
+    assert isinstance(worker.error, ProtocolError)
+    assert f"projection {number} has come, 1 is the one that is missing" in str(worker.error)
+
+
+def test_slices_that_stay_go_on_and_those_that_come_catch_up(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    volumes = []
+    for moves in (False, True):
+        stand_in = Distributor()
+        stack.callback(stand_in.outlet.close)
+        output = tmp_path / f"{moves}.h5"
+        worker = start(stack, stand_in, output=output)
+        stand_in.accept()
+        stand_in.assign(blocks=[[0, 3, 0]] if moves else [[1, 4, 0]])
+        for index in range(10):
+            stand_in.send(index, rows(index, range(3) if moves else range(1, 4)))
+        if moves:
+            stand_in.assign(blocks=[[1, 3, 10], [3, 4, 0]])
+            for index in range(10):
+                stand_in.send(index, rows(index, range(3, 4)))
+        for index in range(10, VIEWS):
+            stand_in.send(index, rows(index, range(1, 4)))
+        stand_in.finish()
+        done = worker.done
+        assert (done["slice_begin"], done["slice_count"]) == (1, 3)
+        assert done["projections_reconstructed"] == VIEWS
+        with h5py.File(output) as file:
+            volumes.append(file["exchange/data"][:])
+    np.testing.assert_array_equal(volumes[0], volumes[1])
+
+
+def rows(index: int, slices: range) -> np.ndarray:
+    """Attenuation of some slices, each with a disc of its own size."""
+    t = np.arange(COLUMNS) - CENTER - 3 * np.cos(np.pi * index / VIEWS)
+    discs = [0.1 * np.sqrt(np.maximum(0, (4 + number) ** 2 - t**2)) for number in slices]
+    return np.array(discs, np.float32)
+
+
+def test_slices_that_come_after_the_end_are_finished_too_and_the_others_stay(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    output = tmp_path / "part.h5"
+    worker = start(stack, distributor, output=output)
+    distributor.accept()
+    distributor.assign(blocks=[[1, 3, 0]])
+    for index in range(VIEWS):
+        distributor.send(index, rows(index, range(1, 3)))
+    distributor.complete()
+    with h5py.File(output) as file:
+        before = file["exchange/data"][:]
+    distributor.assign(blocks=[[1, 3, VIEWS], [3, 4, 0]])
+    for index in range(VIEWS):
+        distributor.send(index, rows(index, range(3, 4)))
+    distributor.finish()
+    assert worker.done["slice_count"] == 3
+    with h5py.File(output) as file:
+        after = file["exchange/data"][:]
+    np.testing.assert_array_equal(after[:2], before)
+    assert after[2].max() > 0
+
+
+def test_it_joins_a_distributor_that_was_started_again_with_what_it_has(
+    stack: ExitStack, distributor: Distributor
+) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign()
+    for index in range(5):
+        distributor.send(index)
+    while distributor.outlet.outstanding(distributor.flow):
+        distributor.events += distributor.outlet.poll(0.05)
+    address = distributor.outlet.address
+    # as if it were killed: no farewell
+    distributor.outlet._flows.clear()
+    distributor.outlet.close()
+    again = Distributor(address)
+    stack.callback(again.outlet.close)
+    again.accept()
+    assert again.attributes["blocks"] == [[3, 3 + SLICES, 5]]
+    assert again.attributes["scan"] == "a scan"
+    again.assign(blocks=[[3, 3 + SLICES, 5]])
+    for index in range(5, VIEWS):
+        again.send(index)
+    again.finish()
+    assert worker.done["projections_reconstructed"] == VIEWS
+
+
+def test_a_worker_without_slices_has_nothing_to_do(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor)
+    distributor.accept()
+    distributor.assign(blocks=[])
+    distributor.outlet.finish(distributor.flow)
+    distributor.wait_for(Left)
+    assert worker.done["slice_count"] == 0
 
 
 @pytest.mark.parametrize("shape", [(SLICES, COLUMNS - 1), (SLICES + 1, COLUMNS)])
@@ -292,7 +410,7 @@ def test_a_result_that_cannot_be_written_is_an_output_error(
     distributor.assign()
     for index in range(VIEWS):
         distributor.send(index)
-    distributor.outlet.finish(distributor.flow)
+    distributor.finish()
     worker.join()
     assert isinstance(worker.error, OutputError)
 
@@ -300,7 +418,6 @@ def test_a_result_that_cannot_be_written_is_an_output_error(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 2, "workers": 2}, "ranks are 0 to 1"),
         ({"threads": 0}, "threads"),
         ({"window": 8, "step": 9}, "step"),
     ],

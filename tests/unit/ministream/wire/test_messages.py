@@ -46,6 +46,7 @@ HEADERS = st.one_of(
         next_sequence=COUNT,
         next_notice=COUNT,
         received=st.lists(COUNT, max_size=4).map(tuple),
+        credits=st.integers(1, 65536),
         ended=st.booleans(),
     ),
     st.builds(messages.End, next_sequence=COUNT, next_notice=COUNT),

@@ -203,17 +203,17 @@ def test_the_markers_of_the_mini_app_are_no_images() -> None:
 
 def test_a_volume_survives_the_round_trip() -> None:
     volume = np.random.default_rng(1).normal(size=(3, 5, 5)).astype(np.float32)
-    update = decode_volume(encode_volume(volume, sequence=4, projections=17, rotation_center=2.5))
+    update = decode_volume(encode_volume(volume, slice_begin=4, projections=17, rotation_center=2.5))
     np.testing.assert_array_equal(update.volume, volume)
-    assert (update.sequence, update.projections, update.rotation_center) == (4, 17, 2.5)
-    assert decode_volume(encode_volume(volume, sequence=0, projections=0)).rotation_center is None
+    assert (update.slice_begin, update.projections, update.rotation_center) == (4, 17, 2.5)
+    assert decode_volume(encode_volume(volume, slice_begin=0, projections=0)).rotation_center is None
 
 
 def test_a_frame_is_no_volume_and_a_volume_no_frame() -> None:
     with pytest.raises(ProtocolError):
         decode_volume(laid_out())
     with pytest.raises(ProtocolError):
-        decode(encode_volume(np.zeros((1, 2, 2), np.float32), sequence=0, projections=1), "float32")
+        decode(encode_volume(np.zeros((1, 2, 2), np.float32), slice_begin=0, projections=1), "float32")
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((2, 2)), np.zeros(4, np.uint8), np.zeros((1, 2, 2), np.uint8)])

@@ -1,0 +1,275 @@
+"""Workers, distributors, networks that go while a scan streams: every projection counts once in every slice.
+
+The proof is the volume: it is that of an undisturbed reconstruction, bit for bit, in which every projection
+was taken in once and in order. A projection that is missing, doubled or in the wrong slices changes it.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ministream.sinks import merge_volumes, read_volume
+from ministream.sources import ViewOrder, open_source
+from ministream.stages.correction import Corrector
+from ministream.stages.reconstruction import Reconstruction
+from support.delay_relay import DelayRelay
+from support.processes import MarkedProcesses
+from support.stage_process import WAIT_S, Stage
+
+ROWS, COLUMNS, PROJECTIONS = 6, 48, 240
+SCAN = f"phantom:columns={COLUMNS},rows={ROWS},projections={PROJECTIONS},photons=100000"
+CENTER = 26.5
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> np.ndarray:
+    """The volume that comes out when nothing happens, made here without any stream."""
+    with open_source(SCAN) as source:
+        corrector = Corrector(source.describe())
+        reconstruction = Reconstruction(
+            algorithm="os-sirt",
+            slices=ROWS,
+            columns=COLUMNS,
+            projections=PROJECTIONS,
+            rotation_center=CENTER,
+            threads=1,
+        )
+        for frame in source.frames(ViewOrder.AS_MEASURED):
+            attenuation = corrector.take(frame)
+            if attenuation is not None:
+                # angles travel as float32 degrees
+                angle_rad = np.radians(float(np.float32(np.degrees(frame.angle_rad))))
+                reconstruction.add(float(angle_rad), attenuation)
+        reconstruction.finish()
+        reconstruction.refine()
+    return reconstruction.volume.copy()
+
+
+class Scan:
+    """A DAQ, a distributor and workers; each can be killed, and another one started."""
+
+    def __init__(
+        self, processes: MarkedProcesses, folder: Path, *, rate: float, daq_relay: bool = False
+    ) -> None:
+        self.processes = processes
+        self.folder = folder
+        self.workers: list[Stage] = []
+        self.daq = Stage(processes, "daq", SCAN, "--rate", f"{rate:g}", "--reconnect-timeout", "40")
+        self.daq_address = self.daq.until("ready")["address"]
+        self.listen = "tcp://127.0.0.1:0"
+
+    def distribute(self, workers: int, *options: str, daq: str | None = None) -> None:
+        """Start a distributor: the first, or one that goes on."""
+        self.distributor = Stage(
+            self.processes,
+            *("distribute", "--connect", daq or self.daq_address, "--listen", self.listen),
+            *("--workers", str(workers), "--center", str(CENTER), "--stripes", "none"),
+            *("--state-dir", self.folder / "state", "--worker-timeout", "1.5", *options),
+        )
+        self.listen = self.distributor.until("ready")["address"]
+
+    def worker(self, distributor: str | None = None, refine: int = 1) -> Stage:
+        """Start one more worker."""
+        stage = Stage(
+            self.processes,
+            *("reconstruct", "--connect", distributor or self.listen, "--threads", "1"),
+            *("--refine", str(refine)),
+            *("--output", self.folder / f"part-{len(self.workers)}.h5", "--reconnect-timeout", "40"),
+        )
+        self.workers.append(stage)
+        return stage
+
+    def until_received(self, count: int) -> None:
+        """Wait until the distributor has so many projections."""
+        while self.distributor.until("progress")["projections_received"] < count:
+            pass
+
+    def done(self, undisturbed: np.ndarray) -> dict[str, Any]:
+        """Wait for the end; check that the result is whole; return the distributor's summary."""
+        received = self.distributor.done()
+        sent = [event for event in self.daq.events if event["event"] == "done"] or [self.daq.done()]
+        assert sent[0]["projections_sent"] == PROJECTIONS
+        assert received["projections_received"] == PROJECTIONS
+        merge_volumes(self.folder / "whole.h5", [part["output"] for part in received["parts"]])
+        for part in received["parts"]:
+            _, attributes = read_volume(part["output"])
+            assert attributes["projections_reconstructed"] == PROJECTIONS
+            assert (attributes["slice_begin"], attributes["slice_count"]) == (
+                part["slice_begin"],
+                part["slice_count"],
+            )
+        volume, _ = read_volume(self.folder / "whole.h5")
+        np.testing.assert_array_equal(volume, undisturbed)
+        assert not (self.folder / "state").exists()
+        return received
+
+    def end_of_workers(self, killed: list[Stage]) -> None:
+        for worker in self.workers:
+            assert worker.end() == (-signal.SIGKILL if worker in killed else 0), worker.log
+
+
+def a_moment(seed: int) -> int:
+    """Somewhere in the scan, neither at its beginning nor at its end."""
+    return random.Random(seed).randrange(20, PROJECTIONS - 40)
+
+
+@pytest.fixture
+def scan(processes: MarkedProcesses, tmp_path: Path) -> Callable[..., Scan]:
+    return lambda rate=60.0: Scan(processes, tmp_path, rate=rate)
+
+
+def test_a_killed_workers_slices_go_to_the_other_with_their_history(
+    scan: Callable[..., Scan], undisturbed: np.ndarray
+) -> None:
+    it = scan()
+    it.distribute(2)
+    it.worker()
+    victim = it.worker()
+    it.until_received(a_moment(1))
+    victim.process.kill()
+    received = it.done(undisturbed)
+    assert (received["workers_joined"], received["workers_lost"]) == (2, 1)
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS]
+    it.end_of_workers([victim])
+    assert "has gone: it was away for more than 1.5 s" in it.distributor.log
+
+
+def test_a_new_worker_takes_a_killed_ones_place(scan: Callable[..., Scan], undisturbed: np.ndarray) -> None:
+    it = scan()
+    it.distribute(2, "--worker-timeout", "60")
+    it.worker()
+    victim = it.worker()
+    it.until_received(a_moment(2))
+    victim.process.kill()
+    it.worker()
+    received = it.done(undisturbed)
+    assert (received["workers_joined"], received["workers_lost"]) == (3, 1)
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2
+    it.end_of_workers([victim])
+
+
+def test_a_worker_that_is_killed_while_it_writes_is_replaced(
+    scan: Callable[..., Scan], undisturbed: np.ndarray, tmp_path: Path
+) -> None:
+    it = scan(0)
+    it.distribute(1)
+    victim = it.worker(refine=100_000)
+    # the DAQ ends when everything is acknowledged: the worker refines, for a very long time
+    it.daq.until("done")
+    victim.process.kill()
+    it.worker()
+    received = it.done(undisturbed)
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS]
+    it.end_of_workers([victim])
+
+
+def test_a_worker_that_comes_late_gets_its_share(scan: Callable[..., Scan], undisturbed: np.ndarray) -> None:
+    it = scan(40)
+    it.distribute(1)
+    it.worker()
+    it.until_received(30)
+    it.worker()
+    received = it.done(undisturbed)
+    assert (received["workers_joined"], received["workers_lost"]) == (2, 0)
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2
+    it.end_of_workers([])
+
+
+def test_a_worker_that_is_told_to_stop_leaves_its_slices_to_the_others(
+    scan: Callable[..., Scan], undisturbed: np.ndarray
+) -> None:
+    it = scan()
+    it.distribute(3)
+    for _ in range(3):
+        it.worker()
+    it.until_received(a_moment(3))
+    it.workers[1].process.send_signal(signal.SIGTERM)
+    received = it.done(undisturbed)
+    assert received["workers_lost"] == 1
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2
+    assert it.workers[1].end() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("rate", [60.0, 0.0], ids=["at-a-rate", "at-full-rate"])
+def test_a_killed_distributor_goes_on_where_it_was(
+    scan: Callable[..., Scan], undisturbed: np.ndarray, rate: float
+) -> None:
+    it = scan(rate)
+    it.distribute(2)
+    for _ in range(2):
+        it.worker()
+    for seed in (4, 5):
+        it.until_received(a_moment(seed) // 2)
+        it.distributor.process.kill()
+        it.distributor.end()
+        it.distribute(2)
+    received = it.done(undisturbed)
+    # both have gone on with the slices that they had
+    assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2
+    assert received["workers_lost"] == 0
+    it.end_of_workers([])
+    assert all("joining again with the slices that are here" in worker.log for worker in it.workers)
+
+
+def test_worker_and_distributor_killed_together(scan: Callable[..., Scan], undisturbed: np.ndarray) -> None:
+    it = scan()
+    it.distribute(2)
+    it.worker()
+    victim = it.worker()
+    it.until_received(a_moment(6))
+    victim.process.kill()
+    it.distributor.process.kill()
+    it.distributor.end()
+    it.distribute(2)
+    it.done(undisturbed)
+    it.end_of_workers([victim])
+
+
+@pytest.mark.parametrize("leg", ["daq", "workers"])
+def test_a_network_that_carries_nothing_for_longer_than_silence_is_borne(
+    scan: Callable[..., Scan], undisturbed: np.ndarray, leg: str
+) -> None:
+    """Both ends give their connections up after 10 s of silence, and dial in vain until it is over."""
+    it = scan(0 if leg == "daq" else 60)
+    with DelayRelay(it.daq_address) as to_daq, DelayRelay(None) as to_distributor:
+        it.distribute(2, daq=to_daq.address)
+        to_distributor.target = it.listen
+        for _ in range(2):
+            it.worker(to_distributor.address)
+        relay = to_daq if leg == "daq" else to_distributor
+        it.until_received(20)
+        relay.pause()
+        accepted, give_up_at = relay.accepted, time.monotonic() + WAIT_S
+        # who dials again has noticed
+        while relay.accepted == accepted:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)  # the interval of a poll
+        relay.cut()
+        relay.resume()
+        received = it.done(undisturbed)
+    assert received["workers_lost"] == 0
+    it.end_of_workers([])
+
+
+def test_a_state_directory_of_another_scan_is_refused(
+    scan: Callable[..., Scan], processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    it = scan()
+    it.distribute(1)
+    it.worker()
+    it.until_received(10)
+    it.distributor.process.kill()
+    it.distributor.end()
+    it.daq.process.kill()
+    other = Stage(processes, "daq", SCAN)
+    it.distribute(1, daq=other.until("ready")["address"])
+    assert it.distributor.end() == 3
+    assert "another DAQ had sent" in it.distributor.log
