@@ -206,6 +206,7 @@ class _Distribution:
         calibrator: Calibrator,
         report: Report,
     ) -> None:
+        self._options = options
         self._store = store
         self._description = store.description
         self._inlet = inlet
@@ -245,7 +246,9 @@ class _Distribution:
             return
         parts = workers.parts()
         workers.finish()
-        while not workers.look_after_leaving(_WAIT_S):
+        # everything is written: whoever says no good-bye is waited for no longer than if it were lost
+        give_up_at_s = time.monotonic() + self._options.worker_timeout_s
+        while not workers.look_after_leaving(_WAIT_S) and time.monotonic() < give_up_at_s:
             if stop.is_set():
                 return
         self._store.remove()
@@ -370,6 +373,10 @@ class _Distribution:
 
 
 def _check(options: DistributeOptions, description: ScanDescription) -> None:
+    if options.workers > description.rows:
+        raise InputError(
+            f"{options.workers} workers for {description.rows} detector rows: each worker needs at least one"
+        )
     if options.center is not None and not -0.5 <= options.center <= description.columns - 0.5:
         raise InputError(
             f"the rotation centre {options.center:g} is not on the detector, whose columns are 0 to"

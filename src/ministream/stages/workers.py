@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ministream.errors import ConnectionFailed, InputError, StageError
+from ministream.errors import ConnectionFailed, StageError
 from ministream.frames import Frame, FrameKind
 from ministream.partition import NOTHING, overlap, share_slices
 from ministream.stages.calibration import Calibration
@@ -129,16 +129,7 @@ class Workers:
         return len(self._present) >= self.size
 
     def open_scan(self, store: ScanStore, rotation_center: float | None) -> None:
-        """Begin with the projections in `store` as soon as there are enough workers.
-
-        Raises
-        ------
-        InputError
-            More workers were asked for than there are slices.
-        """
-        rows = store.description.rows
-        if self.size > rows:
-            raise InputError(f"{self.size} workers for {rows} detector rows: each worker needs at least one")
+        """Begin with the projections in `store` as soon as there are enough workers."""
         self._store, self._center = store, rotation_center
         self._began_s = time.monotonic()
 
@@ -207,13 +198,17 @@ class Workers:
         store = self._store
         if store is None or attributes.get("scan") != store.scan:
             return []
-        blocks: list[Block] = []
-        for begin, end, following in attributes.get("blocks", ()):
-            valid = (blocks[-1].slices.stop if blocks else 0) <= begin < end <= store.description.rows
-            if not valid or not 0 <= following <= store.count:
-                return []
-            blocks.append(Block(range(begin, end), following))
-        return blocks
+        try:
+            blocks = [Block(range(begin, end), following) for begin, end, following in attributes["blocks"]]
+            edges = [edge for block in blocks for edge in (block.slices.start, block.slices.stop)]
+            valid = edges == sorted(edges) and all(
+                block.slices and 0 <= block.next <= store.count for block in blocks
+            )
+            whole = not edges or (edges[0] >= 0 and edges[-1] <= store.description.rows)
+        except (KeyError, TypeError, ValueError):
+            # it is the peer's word: whatever it is, its slices can be begun again
+            return []
+        return blocks if valid and whole else []
 
     def _remove(self, worker: _Worker, reason: str) -> None:
         del self._workers[worker.flow]
@@ -222,9 +217,9 @@ class Workers:
         if worker.written:
             self._gone_after_writing.append(worker)
             return
-        self.lost += 1
-        self._changed = self._changed or bool(worker.blocks)
         if self._begun and worker.blocks:
+            self.lost += 1
+            self._changed = True
             logger.warning(
                 "worker %s, which had slices %d to %d, has gone: %s",
                 *(worker.flow, worker.slices.start, worker.slices.stop - 1, reason),
@@ -370,7 +365,7 @@ class Workers:
                 self.outlet.finish(worker.flow)
 
     def look_after_leaving(self, timeout_s: float) -> bool:
-        """Wait for their farewells; tell whether all have gone, or are lost."""
+        """Serve those whose farewell is missing; tell whether all have gone, or are lost."""
         self.serve(timeout_s)
         return not self._present
 
