@@ -48,7 +48,7 @@ def ministream() -> None:
     Example, four terminals:
       ministream daq phantom --listen tcp://127.0.0.1:5001 --rate 20
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002 --workers 1
-      ministream reconstruct --connect tcp://127.0.0.1:5002 --rank 0 --workers 1 --output part.h5
+      ministream reconstruct --connect tcp://127.0.0.1:5002 --output part.h5
       ministream quality part.h5
 
     Options also come from the environment (MINISTREAM_DAQ_RATE=20) and from a TOML file (--config FILE).

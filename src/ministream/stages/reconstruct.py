@@ -17,7 +17,6 @@ Which updates are made is `ministream.stages.reconstruction`'s business.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -33,6 +32,7 @@ from ministream.errors import FlowUnknown, InputError, ProtocolError
 from ministream.kernels.sirt import warm_up
 from ministream.partition import overlap
 from ministream.sinks import check_writable, write_volume
+from ministream.stages.assignment import Assignment, optional_number, stripes_from
 from ministream.stages.broadcast import VolumePublisher
 from ministream.stages.reconstruction import Reconstruction
 from ministream.stages.workers import COMPLETE
@@ -140,7 +140,7 @@ class _Worker:
         self._options = options
         self._publisher = publisher
         self._report = report
-        self._assignment: _Assignment | None = None
+        self._assignment: Assignment | None = None
         self._blocks: list[_Block] = []
         self._duplicates = 0
         self._first_update_at = self._last_update_at = 0.0
@@ -224,11 +224,11 @@ class _Worker:
     def _heed(self, notice: Notice) -> None:
         match notice.message.get("kind"):
             case "assignment":
-                self._follow(_Assignment.parse(notice.message))
+                self._follow(Assignment.parse(notice.message))
             case "calibration" if self._blocks and self._assignment is not None:
-                center = _optional_number(notice.message, "rotation_center")
+                center = optional_number(notice.message, "rotation_center")
                 begin = self._slices.start
-                stripes = _stripes(notice.payload, len(self._slices), self._assignment.columns)
+                stripes = stripes_from(notice.payload, len(self._slices), self._assignment.columns)
                 for block in self._blocks:
                     own = slice(block.slices.start - begin, block.slices.stop - begin)
                     block.reconstruction.calibrate(center, None if stripes is None else stripes[own])
@@ -237,7 +237,7 @@ class _Worker:
                     f"the distributor sends a notice {str(kind)[:40]!r}, which is out of place"
                 )
 
-    def _follow(self, assignment: _Assignment) -> None:
+    def _follow(self, assignment: Assignment) -> None:
         """Have the slices of `assignment` from now on."""
         if self._assignment is not None and self._assignment.scan != assignment.scan:
             self._blocks = []
@@ -252,7 +252,7 @@ class _Worker:
                 sum(len(block.slices) for block in self._blocks if block.next == 0),
             )
 
-    def _block(self, assignment: _Assignment, slices: range, following: int) -> _Block:
+    def _block(self, assignment: Assignment, slices: range, following: int) -> _Block:
         if following == 0:
             return _Block(slices, self._new_reconstruction(assignment, len(slices)))
         for block in self._blocks:
@@ -267,7 +267,7 @@ class _Worker:
             f"{slices.stop - 1}, and {self._blocks} are here"
         )
 
-    def _new_reconstruction(self, assignment: _Assignment, slices: int) -> Reconstruction:
+    def _new_reconstruction(self, assignment: Assignment, slices: int) -> Reconstruction:
         options = self._options
         return Reconstruction(
             algorithm=options.algorithm,
@@ -382,79 +382,3 @@ class _Block:
     reconstruction: Reconstruction = field(repr=False)
     next: int = 0
     finished: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Assignment:
-    """What the distributor wants of a worker; `blocks` are slices, and the projection that comes next."""
-
-    slices_total: int
-    columns: int
-    projections: int
-    blocks: tuple[tuple[range, int], ...]
-    rotation_center: float | None
-    scan: str
-    name: str
-
-    @classmethod
-    def parse(cls, message: Mapping[str, Any]) -> _Assignment:
-        """Return it from a notice.
-
-        Raises
-        ------
-        ProtocolError
-            A value is missing, or impossible.
-        """
-        least = {"slices_total": 1, "columns": 2, "projections": 1}
-        numbers = {}
-        for name, smallest in least.items():
-            value = message.get(name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ProtocolError(
-                    f"the distributor assigns {name} {value!r}: at least {smallest} is needed"
-                )
-            numbers[name] = value
-        blocks: list[tuple[range, int]] = []
-        given = message.get("blocks")
-        for entry in given if isinstance(given, list) else [given]:
-            block = _parsed_block(entry, numbers["slices_total"], numbers["projections"])
-            if block is None or (blocks and blocks[-1][0].stop != block[0].start):
-                raise ProtocolError(f"the distributor assigns blocks {given!r}, of which {entry!r} cannot be")
-            blocks.append(block)
-        return cls(
-            **numbers,
-            blocks=tuple(blocks),
-            rotation_center=_optional_number(message, "rotation_center"),
-            scan=str(message.get("scan", "")),
-            name=str(message.get("name", "")),
-        )
-
-
-def _parsed_block(entry: object, slices: int, projections: int) -> tuple[range, int] | None:
-    """Return the slices and the next projection of a block; None if it cannot be one."""
-    if not isinstance(entry, list) or len(entry) != 3:
-        return None
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in entry):
-        return None
-    begin, end, following = entry
-    if not 0 <= begin < end <= slices or not 0 <= following <= projections:
-        return None
-    return range(begin, end), following
-
-
-def _optional_number(message: Mapping[str, Any], name: str) -> float | None:
-    value = message.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ProtocolError(f"the distributor sends {name} {value!r}: a number or null is needed")
-    return float(value)
-
-
-def _stripes(payload: bytes, slices: int, columns: int) -> FloatArray | None:
-    if not payload:
-        return None
-    shape = (slices, columns)
-    if len(payload) != 4 * shape[0] * shape[1]:
-        raise ProtocolError(f"stripe offsets of {len(payload)} bytes do not fit {shape} values of float32")
-    return np.frombuffer(payload, "<f4").reshape(shape).astype(np.float32)

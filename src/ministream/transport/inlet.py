@@ -20,7 +20,8 @@ import zmq
 
 from ministream.errors import ConnectionFailed, FlowUnknown, InputError, ProtocolError
 from ministream.transport.flow import RECONNECT_TIMEOUT_S, Deadline, Ended, Message, Notice
-from ministream.transport.sockets import ConnectionMonitor, make_dealer
+from ministream.transport.incoming import IncomingConnection
+from ministream.transport.sockets import make_dealer
 from ministream.wire import messages
 
 logger = logging.getLogger(__name__)
@@ -30,49 +31,6 @@ _FAREWELL_WAIT_S = 2.0
 """How long after a sender's farewell on one connection what it had sent on the others may take."""
 _ASK_AGAIN_S = 0.5
 """After a refusal that may not last: another receiver has the name, and may be gone."""
-
-
-class _Connection:
-    """One connection of the flow.
-
-    Attributes
-    ----------
-    received : int
-        Messages, notices and ends that have come on it, since the beginning.
-    welcome : bool
-        The sender has answered, and the connection has not been lost since.
-    established : bool
-        The sender has been there, whether or not it has answered.
-    """
-
-    def __init__(self, address: str, index: int, socket: zmq.Socket[bytes]) -> None:
-        self.address = address
-        self.index = index
-        self.socket = socket
-        self.monitor = ConnectionMonitor(socket)
-        self.received = 0
-        self.welcome = False
-        self.established = False
-        self.lost = False
-        self.farewell = False
-        self.ask_again_at_s = float("inf")
-
-    def read_monitor(self) -> tuple[bool, bool]:
-        """Return whether it was lost, and whether it has come back, since the last call."""
-        was_lost = came_back = False
-        for came in self.monitor.events():
-            # a relay may accept and hang up before the far end is there: that is no loss, ZeroMQ dials again
-            if came:
-                came_back = self.established
-                self.established, self.lost = True, False
-            elif self.established:
-                was_lost, came_back = True, False
-                self.lost, self.welcome = True, False
-        return was_lost, came_back
-
-    def close(self, linger_s: float | None = None) -> None:
-        self.monitor.close()
-        self.socket.close(linger=None if linger_s is None else int(linger_s * 1000))
 
 
 class Inlet:
@@ -151,13 +109,13 @@ class Inlet:
         self._turn = 0
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._connections: list[_Connection] = []
+        self._connections: list[IncomingConnection] = []
         try:
             for index, address in enumerate(addresses):
                 dealer = make_dealer(
                     self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s
                 )
-                self._connections.append(_Connection(address, index, dealer))
+                self._connections.append(IncomingConnection(address, index, dealer))
         except BaseException:
             self._close_sockets(linger_s=0)
             raise
@@ -362,7 +320,7 @@ class Inlet:
             if came_back or time.monotonic() > connection.ask_again_at_s:
                 self._join(connection)
 
-    def _drain(self, connection: _Connection) -> None:
+    def _drain(self, connection: IncomingConnection) -> None:
         while True:
             try:
                 header, *payload = connection.socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -376,7 +334,7 @@ class Inlet:
             except ProtocolError as error:
                 raise ProtocolError(f"{self._name}: {error}") from error
 
-    def _take(self, connection: _Connection, header: messages.Header, payload: memoryview) -> None:
+    def _take(self, connection: IncomingConnection, header: messages.Header, payload: memoryview) -> None:
         match header:
             case messages.Data():
                 connection.received += 1
@@ -421,7 +379,7 @@ class Inlet:
 
     # ------------------------------------------------------------------ connections
 
-    def _join(self, connection: _Connection) -> None:
+    def _join(self, connection: IncomingConnection) -> None:
         connection.ask_again_at_s = float("inf")
         join = messages.Join(
             protocol=messages.PROTOCOL,
@@ -437,7 +395,7 @@ class Inlet:
         )
         connection.socket.send(messages.encode(join))
 
-    def _take_welcome(self, connection: _Connection, welcome: messages.Welcome) -> None:
+    def _take_welcome(self, connection: IncomingConnection, welcome: messages.Welcome) -> None:
         connection.welcome = True
         self._refusal = None
         self._description = welcome.description
@@ -461,7 +419,7 @@ class Inlet:
             self._acknowledgement_sent = (-1, -1, 0, False)
             self._send_acknowledgement()
 
-    def _note_loss(self, connection: _Connection) -> None:
+    def _note_loss(self, connection: IncomingConnection) -> None:
         self._acknowledgement_sent = (-1, -1, 0, False)
         if not self._started or self._farewell is not None or self._is_complete():
             return
