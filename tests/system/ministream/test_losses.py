@@ -27,6 +27,9 @@ from support.stage_process import WAIT_S, Stage
 ROWS, COLUMNS, PROJECTIONS = 6, 48, 240
 SCAN = f"phantom:columns={COLUMNS},rows={ROWS},projections={PROJECTIONS},photons=100000"
 CENTER = 26.5
+# a scan at full rate is over before anything can happen to it, unless its path is long and its credits few
+LONG_PATH_S = 0.04
+FEW_CREDITS = ("--credits", "8")
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +206,16 @@ def test_a_killed_distributor_goes_on_where_it_was(
     scan: Callable[..., Scan], undisturbed: np.ndarray, rate: float
 ) -> None:
     it = scan(rate)
-    it.distribute(2)
-    for _ in range(2):
-        it.worker()
-    for seed in (4, 5):
-        it.until_received(a_moment(seed) // 2)
-        it.distributor.process.kill()
-        it.distributor.end()
-        it.distribute(2)
-    received = it.done(undisturbed)
+    with DelayRelay(it.daq_address, delay_s=LONG_PATH_S) as relay:
+        it.distribute(2, *FEW_CREDITS, daq=relay.address)
+        for _ in range(2):
+            it.worker()
+        for seed in (4, 5):
+            it.until_received(a_moment(seed) // 2)
+            it.distributor.process.kill()
+            it.distributor.end()
+            it.distribute(2, *FEW_CREDITS, daq=relay.address)
+        received = it.done(undisturbed)
     # both have gone on with the slices that they had
     assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2
     assert received["workers_lost"] == 0
@@ -233,14 +237,35 @@ def test_worker_and_distributor_killed_together(scan: Callable[..., Scan], undis
     it.end_of_workers([victim])
 
 
+def test_after_the_daq_has_ended_distributor_and_worker_can_still_be_replaced(
+    scan: Callable[..., Scan], undisturbed: np.ndarray
+) -> None:
+    it = scan(0)
+    it.distribute(1)
+    victim = it.worker(refine=100_000)
+    it.daq.until("done")
+    assert it.daq.end() == 0
+    it.distributor.process.kill()
+    victim.process.kill()
+    it.distributor.end()
+    it.distribute(1, "--connect-timeout", "1")
+    it.worker()
+    it.done(undisturbed)
+    assert "everything it had to send is here" in it.distributor.log
+    it.end_of_workers([victim])
+
+
 @pytest.mark.parametrize("leg", ["daq", "workers"])
 def test_a_network_that_carries_nothing_for_longer_than_silence_is_borne(
     scan: Callable[..., Scan], undisturbed: np.ndarray, leg: str
 ) -> None:
     """Both ends give their connections up after 10 s of silence, and dial in vain until it is over."""
     it = scan(0 if leg == "daq" else 60)
-    with DelayRelay(it.daq_address) as to_daq, DelayRelay(None) as to_distributor:
-        it.distribute(2, daq=to_daq.address)
+    with (
+        DelayRelay(it.daq_address, delay_s=LONG_PATH_S) as to_daq,
+        DelayRelay(None) as to_distributor,
+    ):
+        it.distribute(2, *FEW_CREDITS, daq=to_daq.address)
         to_distributor.target = it.listen
         for _ in range(2):
             it.worker(to_distributor.address)
