@@ -49,10 +49,14 @@ def test_live_it_follows_a_publisher_to_its_end(processes: MarkedProcesses, volu
         give_up_at = time.monotonic() + 30
         while not come.is_set():
             assert time.monotonic() < give_up_at
-            publisher.offer(np.zeros((2, 32, 32), np.float32), projections=5, rotation_center=15.5)
+            publisher.offer(
+                [np.zeros((2, 32, 32), np.float32)], slice_begin=0, projections=5, rotation_center=15.5
+            )
             come.wait(0.05)
         reader.join()
-        publisher.finish(np.ones((2, 32, 32), np.float32), projections=9, rotation_center=15.5)
+        publisher.finish(
+            [np.ones((2, 32, 32), np.float32)], slice_begin=0, projections=9, rotation_center=15.5
+        )
         out, err = live.communicate(timeout=30)
     assert live.returncode == 0, err
     done = json.loads(out.splitlines()[-1])
@@ -64,7 +68,9 @@ def test_live_it_follows_a_publisher_to_its_end(processes: MarkedProcesses, volu
 def test_live_it_ends_on_sigterm(processes: MarkedProcesses) -> None:
     with VolumePublisher("tcp://127.0.0.1:0", interval_s=0.05) as publisher:
         live = processes.start("quality", "--connect", publisher.address, "--json")
-        publisher.offer(np.ones((1, 32, 32), np.float32), projections=1, rotation_center=15.5)
+        publisher.offer(
+            [np.ones((1, 32, 32), np.float32)], slice_begin=0, projections=1, rotation_center=15.5
+        )
         assert live.stdout is not None
         give_up_at = time.monotonic() + 30
         come = threading.Event()
@@ -72,7 +78,9 @@ def test_live_it_ends_on_sigterm(processes: MarkedProcesses) -> None:
         reader.start()
         while not come.is_set():
             assert time.monotonic() < give_up_at
-            publisher.offer(np.ones((1, 32, 32), np.float32), projections=1, rotation_center=15.5)
+            publisher.offer(
+                [np.ones((1, 32, 32), np.float32)], slice_begin=0, projections=1, rotation_center=15.5
+            )
             come.wait(0.05)
         reader.join()
         live.send_signal(signal.SIGTERM)
