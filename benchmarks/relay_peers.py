@@ -21,6 +21,7 @@ from pathlib import Path
 from relay_load import ECHO, connect, tree
 
 from scistream.auth.certificates import make_certificate
+from scistream.dataserver.native.tls_kernel import why_no_kernel_tls
 
 CIPHERSUITE = "TLS_AES_128_GCM_SHA256"
 BUFFER_BYTES = 256 * 1024
@@ -283,6 +284,8 @@ def plain_contestants() -> dict[str, Relay]:
 def tls_contestants() -> dict[str, Relay]:
     """Return the relays with TLS that are installed."""
     found: dict[str, Relay] = {"ours": ours(), "ours-stdlib": ours("--tls-engine", "stdlib")}
+    if not why_no_kernel_tls():  # else it is ours as it comes
+        found["ours-openssl"] = ours("--tls-engine", "openssl")
     if program("haproxy"):
         found["haproxy"] = haproxy()
         found["haproxy-256k"] = haproxy(f"tune.bufsize {BUFFER_BYTES}")

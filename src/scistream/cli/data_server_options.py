@@ -47,7 +47,10 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "tls_engine": (
         "--tls-engine",
-        {"type": click.Choice(["openssl", "stdlib"]), "help": "[default: the first one that works]"},
+        {
+            "type": click.Choice(["kernel", "openssl", "stdlib"]),
+            "help": "Who encrypts  [default: the first one that works]",
+        },
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Every kind of data server; of the native one both TLS engines.
+"""Every kind of data server; of the native one every TLS engine, the kernel's where there is one.
 
 `path` and `tls_path` lead through all kinds in turn. `native_path` and `native_tls_path` lead through the
 native one only, for what the programs of others do not do.
@@ -11,19 +11,22 @@ from collections.abc import Iterator
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend
+from scistream.dataserver.native.tls import ENGINES
+from scistream.dataserver.native.tls_kernel import why_no_kernel_tls
 from support.data_servers import PROGRAMS
 from support.relays import LoopThread, Path
 
 _NATIVE = [
     pytest.param(("native", {"workers": 2, "tls_engine": engine}), id=f"native-{engine}")
-    for engine in ("openssl", "stdlib")
+    for engine in ENGINES
 ]
 _PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the plain sessions of stunnel, which has none."""
-    left_out = [item for item in items if "[stunnel-plain" in item.name]
+    """Leave out the plain sessions of stunnel, which has none, and TLS that this kernel does not have."""
+    absent = ["[stunnel-plain", *(["[native-kernel"] if why_no_kernel_tls() else [])]
+    left_out = [item for item in items if any(one in item.name for one in absent)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsLeg
+from scistream.dataserver.native.kernel_relay import relay_kernel
 from scistream.dataserver.native.plain import relay_plain
 from scistream.dataserver.native.relay import EVENTS, READABLE
 from scistream.dataserver.native.sockets import reset
@@ -25,8 +26,6 @@ from scistream.dataserver.native.tls_relay import relay_tls
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Deadlines, Loop
     from scistream.dataserver.native.session import Address, Channel
-
-_HANDSHAKE_READ_BYTES = 16 * 1024
 
 
 class Dial:
@@ -183,7 +182,7 @@ class Handshake:
         if events & READABLE:
             while not self._ended and not self._complete:
                 try:
-                    received = self._socket.recv(_HANDSHAKE_READ_BYTES)
+                    received = self._socket.recv(self._engine.handshake_bytes)
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -290,19 +289,24 @@ class Establishment:
             self._relay()
 
     def _relay(self) -> None:
-        target = self._target
+        target, engine = self._target, self._engine
         if target is None:
+            return
+        tls_accepted = self._leg is TlsLeg.LISTENER
+        try:
+            by_kernel = engine is not None and engine.hand_over(self._accepted if tls_accepted else target)
+        except TlsError as error:
+            self._fail(str(error))
             return
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
         self._channel.session.established(self._channel, self._accepted, target)
-        if self._engine is None:
+        if engine is None:
             relay_plain(self._loop, self._channel, self._accepted, target)
+        elif by_kernel:
+            relay_kernel(self._loop, self._channel, self._accepted, target, tls_accepted=tls_accepted)
         else:
-            tls_accepted = self._leg is TlsLeg.LISTENER
-            relay_tls(
-                self._loop, self._channel, self._accepted, target, self._engine, tls_accepted=tls_accepted
-            )
+            relay_tls(self._loop, self._channel, self._accepted, target, engine, tls_accepted=tls_accepted)
 
     def _fail(self, reason: str) -> None:
         self._channel.session.tell_refusal(self._channel, reason)

@@ -30,7 +30,7 @@ ESTABLISH_LIMIT_S = 10.0
 DIAL_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.75, 1.5)
 """When a target that refuses is dialled again, each from the refusal before: within 3 s."""
 STARVED_RETRY_S = 0.05
-"""When a flow that got no descriptor for a pipe tries again."""
+"""When a flow tries again that got no descriptor for a pipe, or waits for what the kernel does not tell."""
 CUT_DELIVERY_S = 10.0
 """How long a cut stream's last bytes may take to reach a slow receiver before it sees the reset."""
 CUT_POLL_S = 0.01

@@ -40,7 +40,10 @@ RESUME_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What all sessions of a tree have in common; `NativeBackend` says what each means."""
+    """What all sessions of a tree have in common; `NativeBackend` says what each means.
+
+    The TLS engine has been chosen.
+    """
 
     congestion_lan: str | None
     congestion_wan: str | None
@@ -48,7 +51,7 @@ class WorkerOptions:
     dscp: int | None
     mptcp: bool
     peer_timeout_s: float
-    tls_engine: str | None
+    tls_engine: str
 
     def permitted(self) -> WorkerOptions:
         """Return what of it this process may use; a warning says what it may not."""
