@@ -5,20 +5,36 @@ They run where the kernel has TLS; `tests/system/scistream/test_kernel_tls.py` b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
 import pytest
 
 from scistream.dataserver import DataServerBackend, TlsLeg, create_backend
+from scistream.dataserver.native.loop import CUT_DELIVERY_S
+from scistream.dataserver.native.sockets import limit_unsent
 from scistream.dataserver.native.tls import Scratch
-from scistream.dataserver.native.tls_kernel import CIPHERS, KernelContext, KernelEngine, why_no_kernel_tls
+from scistream.dataserver.native.tls_kernel import (
+    CIPHERS,
+    SOL_TLS,
+    TCP_ULP,
+    TLS_RX,
+    TLS_TX,
+    KernelContext,
+    KernelEngine,
+    SentRecords,
+    crypto_info,
+    why_no_kernel_tls,
+)
 from support.data_servers import PROGRAMS
 from support.kernel_tls import sealed
 from support.relays import (
+    LOCALHOST,
     Background,
     LoopThread,
     Path,
@@ -31,6 +47,7 @@ from support.relays import (
     receive_all,
     receive_until_reset,
     send_in_background,
+    until,
 )
 from support.tls_peer import Peer, tls_context
 
@@ -233,6 +250,20 @@ def test_what_is_no_record_cuts_the_stream(kernel_path: Path, long: bool) -> Non
             assert receive_until_reset(far) == b""
 
 
+def test_what_is_no_record_cuts_an_idle_stream_at_once(kernel_path: Path) -> None:
+    application = kernel_path.listening()
+    producer = kernel_path.producer([endpoint(application)])
+    with connect(producer.listeners[0]) as raw:
+        engine, _ = _peer(kernel_path, raw)
+        raw.sendall(sealed(engine, 0, b"genuine", 23))
+        with accept(application) as far:
+            assert receive(far, 7) == b"genuine"
+            began = time.monotonic()
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert receive_until_reset(far) == b""
+            assert time.monotonic() - began < CUT_DELIVERY_S / 2
+
+
 def test_empty_records_are_no_end(kernel_path: Path) -> None:
     application = kernel_path.listening()
     producer = kernel_path.producer([endpoint(application)])
@@ -275,6 +306,31 @@ def test_an_end_behind_a_full_buffer_is_not_lost(kernel_path: Path) -> None:
                 received += chunk
             sending.result()
             assert received == data
+
+
+@pytest.mark.parametrize("limit", [None, 1], ids=["native-kernel-full", "native-kernel-crowded"])
+def test_records_that_wait_beside_tcp_are_known(limit: int | None) -> None:
+    cipher = CIPHERS["TLS_AES_128_GCM_SHA256"]
+    info = crypto_info(cipher, bytes(16), bytes(12), 7)
+    with socket.create_server((LOCALHOST, 0)) as listener, connect(listener) as near, accept(listener) as far:
+        for sock in (near, far):
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+            sock.setsockopt(SOL_TLS, TLS_RX, info)
+            sock.setsockopt(SOL_TLS, TLS_TX, info)
+        if limit is not None:
+            limit_unsent(near, limit)
+        records = SentRecords(near)
+        assert records.are_all_with_tcp(0)
+        near.sendall(b"one")
+        assert records.are_all_with_tcp(3)
+        near.setblocking(False)
+        sent = 3
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += near.send(bytes(16_384))
+        assert not records.are_all_with_tcp(sent)
+        assert len(receive(far, sent)) == sent
+        until(lambda: records.are_all_with_tcp(sent), "TCP has got all")
 
 
 def test_a_peer_that_is_not_the_kernel_is_told_the_end(kernel_path: Path) -> None:

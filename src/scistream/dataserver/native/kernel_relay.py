@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from scistream.dataserver.native.plain import NON_BLOCKING, SpliceFlow
 from scistream.dataserver.native.relay import Relay
+from scistream.dataserver.native.sockets import unacknowledged_bytes
 from scistream.dataserver.native.tls import BATCH_BYTES
 from scistream.dataserver.native.tls_kernel import SOL_TLS, SentRecords
 
@@ -45,12 +46,12 @@ _DISCARD_BYTES = 16 * 1024
 class KernelSealFlow(SpliceFlow):
     """From the plain leg to the encrypted one."""
 
-    __slots__ = ("_alerted", "_finished", "_sent")
+    __slots__ = ("_alerted", "_finished", "_looked", "_sent")
 
     def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(relay, source, sink)
         self._finished = False  # the source has ended; only that is still to be said
-        self._alerted = False
+        self._alerted = self._looked = False
         self._sent = SentRecords(sink)
 
     def pump(self) -> bool:
@@ -81,11 +82,15 @@ class KernelSealFlow(SpliceFlow):
                 return False
             self._alerted = True
             self.parked = 0
-        # the kernel sends no record after FIN, not even one that it has taken before
-        if not self._sent.are_all_with_tcp(self.moved + len(_CLOSE_NOTIFY)):
-            self.relay.loop.starved.add(self)
-            return False
-        return True
+        # the kernel sends no record after FIN, not even one that it has taken before; at last, when TCP has
+        # got rid of everything, it has had the time to
+        if self._sent.are_all_with_tcp(self.moved + len(_CLOSE_NOTIFY)) or (
+            self._looked and not unacknowledged_bytes(self.sink)
+        ):
+            return True
+        self._looked = True
+        self.relay.loop.starved.add(self)
+        return False
 
     def release(self) -> None:
         """Give the pipe back, and forget what waits."""
@@ -96,6 +101,9 @@ class KernelSealFlow(SpliceFlow):
 class KernelOpenFlow(SpliceFlow):
     """From the encrypted leg to the plain one.
 
+    The kernel looks at a record when the one before has been read, and announces it then: as of a plain
+    source, epoll tells of whatever a read has left.
+
     Parameters
     ----------
     omitted : bool
@@ -103,9 +111,6 @@ class KernelOpenFlow(SpliceFlow):
     """
 
     __slots__ = ("_ended", "_failure", "_omitted")
-
-    # a read ends before a record of another type, of which epoll tells nothing any more
-    short_read_empties = False
 
     def __init__(
         self, relay: Relay, source: socket.socket, sink: socket.socket, *, omitted: bool = False

@@ -28,17 +28,9 @@ NON_BLOCKING = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class SpliceFlow(Flow):
-    """One direction of a plain relay.
-
-    Attributes
-    ----------
-    short_read_empties : bool
-        Whether the source is announced again when it has more after a read that got less than it could take.
-    """
+    """One direction of a plain relay."""
 
     __slots__ = ("_bulk", "_pipe", "_rest")
-
-    short_read_empties = True
 
     def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(relay, source, sink)
@@ -84,7 +76,7 @@ class SpliceFlow(Flow):
             self._bulk = True
             return True
         # a short read emptied the source; only its end may be there already
-        return self.ending or not self.short_read_empties
+        return self.ending
 
     def receive(self, buffer: memoryview) -> int:
         """Read some bytes of the source; return how many, 0 at its end.

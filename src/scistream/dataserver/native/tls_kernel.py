@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 SOL_TLS = 282
 TLS_TX, TLS_RX = 1, 2
-_TCP_ULP = 31
+TCP_ULP = 31
 _TLS_1_3 = 0x0304
 _HEAD = struct.Struct("=HH")  # struct tls_crypto_info: version, cipher type
 _SEQUENCE = struct.Struct(">Q")
@@ -146,7 +146,7 @@ class KernelEngine(OpensslEngine):
         receiving = crypto_info(cipher, *traffic_keys(cipher, secrets[peer]))
         sending = crypto_info(cipher, *traffic_keys(cipher, secrets[own]), self._records_sent)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
             sock.setsockopt(SOL_TLS, TLS_RX, receiving)
         except OSError as error:
             _tell_once(str(error.strerror))
@@ -244,7 +244,7 @@ def why_no_kernel_tls() -> str:
             socket.create_server(("127.0.0.1", 0)) as listener,
             socket.create_connection(listener.getsockname()) as sock,
         ):
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
             sock.setsockopt(SOL_TLS, TLS_RX, info)
             sock.setsockopt(SOL_TLS, TLS_TX, info)
     except FileNotFoundError:
