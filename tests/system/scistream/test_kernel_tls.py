@@ -24,9 +24,12 @@ def test_the_contract_holds_where_the_kernel_has_tls(tmp_path: Path) -> None:
             f"{_CONTRACT}/test_encryption.py",
             f"{_CONTRACT}/test_native_streams.py",
             f"{_CONTRACT}/test_streams.py",
+            f"{_CONTRACT}/test_native_endurance.py",
+            f"{_CONTRACT}/test_pacing.py",
             "-k",
             # not what tests other things than streams and TLS, and takes long
-            "native-kernel and not native-kernel-plain and not hundreds and not test_a_target",
+            "(native-kernel and not native-kernel-plain and not hundreds and not test_a_target)"
+            " or (stalls_for_longer and not plain) or encrypted_session",
             "--durations=12",
         ],
         timeout_s=380,
