@@ -30,6 +30,7 @@ _MODULES = (
 _INIT = r"""#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /run
 mount -t tmpfs tmp /var/tmp
+ln -s /proc/self/fd /dev/fd; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr
 mkdir /run/results
 mount -t hostfs -o {folder} results /run/results
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
