@@ -83,7 +83,7 @@ def run_inside(folder: Path, arguments: Sequence[str], *, timeout_s: float) -> O
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
         )
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(psutil.TimeoutExpired):
                 kernel.wait(timeout_s)
         finally:
             _end(kernel)
