@@ -108,7 +108,15 @@ class KernelEngine(OpensslEngine):
         self.handshake_bytes = _HEADER_BYTES
 
     def handshake(self, received: bytes) -> tuple[bool, bytes]:
-        """Take what came, at most `handshake_bytes`; see `TlsEngine`."""
+        """Take what came; see `TlsEngine`.
+
+        Raises
+        ------
+        ValueError
+            That is more than `handshake_bytes`: the kernel would miss what is behind the handshake.
+        """
+        if len(received) > self.handshake_bytes:
+            raise ValueError(f"{len(received)} bytes of a handshake were read, not {self.handshake_bytes}")
         record = self._record + received
         if record:
             missing = _HEADER_BYTES - len(record)

@@ -129,6 +129,13 @@ def test_nothing_behind_the_handshake_is_read() -> None:
     assert server.handshake(proof)[0]
 
 
+def test_reading_too_much_is_an_error() -> None:
+    client, server = (_context(leg).engine(Scratch()) for leg in (TlsLeg.TARGET, TlsLeg.LISTENER))
+    _, hello = client.handshake(b"")
+    with pytest.raises(ValueError, match="not 5"):
+        server.handshake(hello)
+
+
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\xff\xff", b"\x00" * 5])
 def test_what_is_no_record_is_refused_at_once(garbage: bytes) -> None:
     server = make_context(credentials(TlsLeg.LISTENER, PRODUCER, CONSUMER), "kernel").engine(Scratch())
