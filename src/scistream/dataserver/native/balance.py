@@ -1,9 +1,9 @@
-"""How the workers share a session's connections: by handing accepted ones to whoever has fewest.
+"""What workers know of each other: how many connections each has, and how many use their share of a rate.
 
 The kernel wakes one of the workers that wait on a listener, and under light load it is nearly always the
 same one; a few long streams would then share one core. So every worker publishes how many connections of
-each session it has, in memory that all share, and passes a new one on if another has fewer. The figures are
-hints: nothing breaks if they are old.
+each session it has, in memory that all share, and passes a new one on if another has fewer. A session that
+is held to a rate divides it among those that use it. The figures are hints: nothing breaks if they are old.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Balance:
         self._memory = mmap.mmap(-1, MAX_SESSIONS * workers * _COUNT_BYTES)
         # one more than the number of connections; 0: not listening
         self._counts = memoryview(self._memory).cast("i")
+        self._busy = memoryview(mmap.mmap(-1, MAX_SESSIONS * workers * 2 * _COUNT_BYTES)).cast("i")
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(workers)]
         self.inboxes = [pair[0] for pair in pairs]
         self.outboxes = [pair[1] for pair in pairs]
@@ -43,7 +44,9 @@ class Balance:
 
     def forget(self, slot: int, index: int) -> None:
         """Worker `index` has died: it has no connection of the session in `slot` any more."""
-        self._counts[slot * self._workers + index] = 0
+        place = slot * self._workers + index
+        self._counts[place] = 0
+        self._busy[2 * place] = self._busy[2 * place + 1] = 0
 
     def close(self) -> None:
         """Close this process's copies; the memory goes with the process."""
@@ -57,6 +60,7 @@ class BalanceOfWorker:
     def __init__(self, balance: Balance, index: int) -> None:
         self._balance = balance
         self._counts = balance._counts  # noqa: SLF001 - two halves of one thing
+        self._busy = balance._busy  # noqa: SLF001
         self._workers = balance._workers  # noqa: SLF001
         self._index = index
         self._on_the_way: dict[tuple[int, int], int] = {}
@@ -69,7 +73,7 @@ class BalanceOfWorker:
 
     def close(self, slot: int) -> None:
         """They may no more."""
-        self._counts[slot * self._workers + self._index] = 0
+        self._balance.forget(slot, self._index)
 
     def count(self, slot: int, change: int) -> None:
         """Publish that there is one connection more or less."""
@@ -81,6 +85,15 @@ class BalanceOfWorker:
         """Return how many connections the session in `slot` has in all workers."""
         start = slot * self._workers
         return sum(count - 1 for count in self._counts[start : start + self._workers] if count)
+
+    def tell_busy(self, slot: int, direction: int, count: int) -> None:
+        """Publish how many connections use their share in a direction, 0 or 1."""
+        self._busy[2 * (slot * self._workers + self._index) + direction] = count
+
+    def busy(self, slot: int, direction: int) -> int:
+        """Return how many do so in all workers."""
+        start = 2 * slot * self._workers
+        return sum(self._busy[start + direction : start + 2 * self._workers : 2])
 
     def hand_over(self, slot: int, key: int, channel: int, accepted: socket.socket) -> bool:
         """Pass `accepted` to a worker with fewer connections; return False if it is to stay here."""

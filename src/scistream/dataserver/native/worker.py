@@ -89,7 +89,7 @@ class Worker:
         self.long_path = long_path
         self.loop = Loop()
         self._control = MessageSocket(control)
-        self._balance = BalanceOfWorker(balance, index)
+        self.balance = BalanceOfWorker(balance, index)
         self._sessions: dict[int, Session] = {}
         self._connections = 0
         self._listeners = 0
@@ -99,7 +99,7 @@ class Worker:
         self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
         self.dead_peers = DeadPeers(self.loop, options.peer_timeout_s, self._open_relays)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
-        self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
+        self.loop.watch(self.balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
 
     def run(self) -> None:
         """Serve until the control socket ends; then reset what is left."""
@@ -155,17 +155,17 @@ class Worker:
         """Count it."""
         self._connections += 1
         self.loop.share_among(self._connections)
-        self._balance.count(session.slot, 1)
+        self.balance.count(session.slot, 1)
 
     def connection_ends(self, session: Session) -> None:
         """Count it."""
         self._connections -= 1
         self.loop.share_among(self._connections)
-        self._balance.count(session.slot, -1)
+        self.balance.count(session.slot, -1)
 
     def open_connections(self, session: Session) -> int:
         """Return how many connections it has in all workers."""
-        return self._balance.total(session.slot)
+        return self.balance.total(session.slot)
 
     def _open_relays(self) -> list[Relay]:
         return [
@@ -178,10 +178,10 @@ class Worker:
     def hand_over(self, channel: Channel, accepted: socket.socket) -> bool:
         """Pass a new connection to a worker that has fewer; return False if it stays here."""
         session = channel.session
-        return self._balance.hand_over(session.slot, session.key, channel.index, accepted)
+        return self.balance.hand_over(session.slot, session.key, channel.index, accepted)
 
     def _on_inbox(self, _events: int) -> None:
-        while (handed := self._balance.receive()) is not None:
+        while (handed := self.balance.receive()) is not None:
             key, index, accepted = handed
             session = self._sessions.get(key)
             if session is None:
@@ -240,7 +240,7 @@ class Worker:
         session = Session(self, body, [socket.socket(fileno=descriptor) for descriptor in descriptors])
         self._sessions[session.key] = session
         self._listeners += len(session.channels)
-        self._balance.open(session.slot)
+        self.balance.open(session.slot)
         if not self._paused:
             session.listen()
         logger.debug("session %s: %d channels", session.uid, len(session.channels))
@@ -248,7 +248,7 @@ class Worker:
     def _stop(self, key: int) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
-            self._balance.close(session.slot)
+            self.balance.close(session.slot)
             self._listeners -= len(session.channels)
             session.close()
 
