@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from scistream.bench.peers import ours, write_certificates
 from support.relays import Background, accept, fill, random_bytes, receive, receive_all, receive_until_reset
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
-from relay_peers import ours, write_certificates
 from wan import gateways
 from wan_line import Line, inside
 from wan_network import PRODUCER, Network, network
