@@ -57,7 +57,7 @@ def bulk(sink: Sink, port: int, streams: int, duration_s: float, pids: Sequence[
             now = time.perf_counter()
             if not began and now - start >= _WARM_UP_S:
                 began, base, cpu = now, sink.received, cpu_seconds(pids)
-            if now - start >= _WARM_UP_S + duration_s:
+            elif began and now - began >= duration_s:
                 break
             ready = epoll.poll(1.0)
             if not ready:

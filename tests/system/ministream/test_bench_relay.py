@@ -126,6 +126,8 @@ def test_nothing_is_left_when_it_is_interrupted(
     bench.communicate(timeout=30)
     assert bench.returncode == (128 + signum if signum != signal.SIGKILL else -signum)
     _, left = psutil.wait_procs(children, timeout=10)
+    for process in left:  # nobody's children now
+        process.kill()
     assert not left
     processes.wait_until(lambda: not processes.alive())
     if signum != signal.SIGKILL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -68,6 +69,22 @@ def test_a_relay_that_loses_a_byte_is_found_out(sink: Sink) -> None:
 
     with relay(sink, lose_one) as port, pytest.raises(DataServerError, match="the sink counted"):
         bulk(sink, port, 1, 0.2, [])
+
+
+def test_a_relay_that_pauses_is_slow_not_infinitely_fast(sink: Sink) -> None:
+    """Longer than warm-up and measurement together."""
+    pauses = iter([0.0, 0.4, 0.4])
+
+    def pause(part: bytes) -> bytes:
+        time.sleep(next(pauses, 0.0))  # it is what this relay is about
+        return part
+
+    with relay(sink, pause) as port:
+        began_s = time.monotonic()
+        figures = bulk(sink, port, 1, 0.1, [])
+        elapsed_s = time.monotonic() - began_s
+    assert figures["gbps"] <= sink.received * 8e-9 / 0.1
+    assert elapsed_s > 0.25
 
 
 def test_round_trips_have_percentiles_in_order(sink: Sink) -> None:
