@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from scistream.bench.peers import ours, write_certificates
 from support.relays import (
     Background,
     accept,
@@ -33,7 +34,6 @@ from support.relays import (
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
-from relay_peers import ours, write_certificates
 from wan import gateways
 from wan_line import Line, inside
 from wan_network import PRODUCER, Network, network
