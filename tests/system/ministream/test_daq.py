@@ -19,20 +19,11 @@ from ministream.sources import ViewOrder
 from ministream.sources.phantom import Phantom, PhantomOptions
 from ministream.transport import Ended, Inlet, Message
 from ministream.wire import decode
+from support.consuming import consume, event
 from support.processes import MarkedProcesses
 
 SMALL = "phantom:columns=64,rows=2,projections=40,flats=3,darks=2"
 OPTIONS = PhantomOptions(columns=64, rows=2, projections=40, flats=3, darks=2)
-
-
-def event(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        pytest.fail(f"it has ended: {process.communicate()[1]}")
-    found = json.loads(line)
-    assert isinstance(found, dict)
-    return found
 
 
 def start(processes: MarkedProcesses, *arguments: str | Path) -> tuple[subprocess.Popen[str], str]:
@@ -48,17 +39,6 @@ def summary(process: subprocess.Popen[str]) -> dict[str, Any]:
     done = json.loads(out.splitlines()[-1])
     assert done["event"] == "done"
     return done  # type: ignore[no-any-return]
-
-
-def consume(inlet: Inlet, frames: list[Frame] | None = None) -> list[Frame]:
-    """Receive to the end, into `frames` if they are wanted also when there is none."""
-    frames = [] if frames is None else frames
-    pixel_type = ScanDescription.from_mapping(inlet.await_description()).pixel_type
-    while not isinstance(item := inlet.receive(20), Ended):
-        assert isinstance(item, Message)
-        frames.append(decode(item.payload, pixel_type))
-        inlet.acknowledge(item.sequence)
-    return frames
 
 
 @pytest.mark.parametrize("order", list(ViewOrder))
