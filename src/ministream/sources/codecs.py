@@ -24,6 +24,9 @@ from ministream.sources.stack import reason
 _BITSHUFFLE_TARGET = 8192
 _BITSHUFFLE_MULTIPLE = 8
 _BITSHUFFLE_LEAST = 128
+# LZ4 writes a number of literals up to 14 into a token, and beyond that adds bytes up to one below 255
+_LZ4_MANY = 15
+_LZ4_MORE = 255
 
 
 def decompress(codec: str, data: npt.NDArray[np.uint8], dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
@@ -51,6 +54,8 @@ def decompress(codec: str, data: npt.NDArray[np.uint8], dtype: np.dtype[Any], co
             f"frames are compressed by {codec!r}, which cannot be decoded here; "
             f"{', '.join(SUPPORTED)} and no compression can: choose one of them at the detector"
         )
+    if codec == "lz4" and len(data) == count * dtype.itemsize:
+        return _lz4_of_equal_size(data, dtype)
     head, options = _FILTERS[codec](dtype, count, len(data))
     # a file in memory alone: nothing is written
     with h5py.File("frame", "w", driver="core", backing_store=False) as file:
@@ -60,6 +65,28 @@ def decompress(codec: str, data: npt.NDArray[np.uint8], dtype: np.dtype[Any], co
             return np.asarray(dataset[()])
         except (OSError, RuntimeError) as error:
             raise InputError(f"{len(data)} bytes cannot be decoded as {codec}: {reason(error)}") from error
+
+
+def _lz4_of_equal_size(data: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the pixels of a frame that LZ4 has made neither smaller nor larger.
+
+    HDF5's filter takes such a block for one that was not compressed. With more literal bytes in front of the
+    first sequence it is the same block otherwise, and larger than its pixels.
+    """
+    block, at = data.tobytes(), 1
+    literals = block[0] >> 4
+    if literals == _LZ4_MANY:
+        while at < len(block):
+            literals += block[at]
+            at += 1
+            if block[at - 1] != _LZ4_MORE:
+                break
+    more, rest = divmod(literals + _LZ4_MORE - _LZ4_MANY, _LZ4_MORE)
+    token = bytes([_LZ4_MANY << 4 | block[0] & 15])
+    longer = token + bytes([_LZ4_MORE] * more + [rest]) + bytes(_LZ4_MORE) + block[at:]
+    size = len(block) + _LZ4_MORE
+    whole = decompress("lz4", np.frombuffer(longer, np.uint8), np.dtype(np.uint8), size)
+    return whole[_LZ4_MORE:].view(dtype)
 
 
 def _jpeg(data: npt.NDArray[np.uint8], dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:

@@ -80,6 +80,7 @@ class Monitor:
         self._carried = 0
         self.connections = 0
         self._connected = False
+        self._warned = False
         self._failure: Exception | None = None
         self._changed = threading.Condition()
         self._context = client_context()
@@ -150,6 +151,13 @@ class Monitor:
             # shown again after the connection was lost
             return
         missing = self.ids.missing_before(number)
+        if self.ids.repeated == 1 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "pva:%s gives the number %d to more than one image: what it loses cannot be told",
+                self.name,
+                number,
+            )
         self.lost += missing
         self._carried += missing
         if self._bytes and self._bytes + _size(value) > self._limit:

@@ -76,6 +76,30 @@ def test_projections_come_at_the_rate_and_fields_before_without_delay(processes:
     assert 0 <= done["late_s"] < 0.5
 
 
+@pytest.mark.parametrize(("rate", "projections"), [(50, 200), (1000, 3000)])
+def test_the_rate_is_met_within_one_percent(
+    processes: MarkedProcesses, tmp_path: Path, rate: float, projections: int
+) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange/data"] = np.full((projections, 2, 32), 100, "u2")
+        file["exchange/theta"] = np.linspace(0, 180, projections)
+        file["exchange/theta"].attrs["units"] = "degrees"
+    fields = ("--flat-value", "200", "--dark-value", "0")
+    daq, address = start(processes, tmp_path / "scan.h5", "--rate", f"{rate}", *fields)
+    arrived_s: list[float] = []
+    with Inlet([address], flow="c", credits=256) as inlet:
+        inlet.await_description()
+        while not isinstance(item := inlet.receive(20), Ended):
+            assert isinstance(item, Message)
+            arrived_s.append(time.monotonic())
+            inlet.acknowledge(item.sequence)
+    done = summary(daq)
+    assert len(arrived_s) == projections + 2
+    measured = (projections - 1) / (arrived_s[-1] - arrived_s[2])
+    assert measured == pytest.approx(rate, rel=0.01)
+    assert done["projections_per_s"] == pytest.approx(rate, rel=0.01)
+
+
 def test_a_slow_consumer_makes_it_late_but_loses_nothing(processes: MarkedProcesses) -> None:
     daq, address = start(processes, SMALL, "--rate", "1000")
     with Inlet([address], flow="c", credits=2) as inlet:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,7 @@ from ministream.frames import Frame, FrameKind
 from ministream.sources import Source, open_source
 from ministream.transport import Inlet
 from support.consuming import consume, event
-from support.detectors import P4P, PVAPY, DetectorProcess
+from support.detectors import P4P, PVAPY, DetectorProcess, loopback
 from support.processes import MarkedProcesses
 
 D, F, P = FrameKind.DARK_FIELD, FrameKind.FLAT_FIELD, FrameKind.PROJECTION
@@ -42,7 +46,7 @@ wait()
 def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Source]]:
     opened: list[Source] = []
 
-    def made(detector: DetectorProcess, **options: Any) -> Source:
+    def made(detector: Any, **options: Any) -> Source:
         for name, value in detector.environment.items():
             monkeypatch.setenv(name, value)
         defaults = {"projections": "6", "angle_attribute": "Angle", "idle_timeout_s": 3.0}
@@ -528,3 +532,84 @@ for number in (2, 3):
         detector.go_on()
         frames = [frame for frame in source.frames() if frame.kind is P]
     assert [int(frame.pixels[3, 5]) for frame in frames] == [1, 2, 3]
+
+
+def test_the_present_frame_is_played_if_wished(follow: Callable[..., Source]) -> None:
+    with DetectorProcess(P4P, SCAN + "scan(projections=5)") as detector:
+        detector.told()
+        source = follow(detector, present_frame=True, dark_value=0, flat_value=9)
+        detector.go_on()
+        frames = list(source.frames())
+    assert [int(frame.pixels[0, 0]) for frame in frames if frame.kind is P] == [99, 6, 7, 8, 9, 10]
+
+
+def test_a_scan_that_stops_too_early_is_told(follow: Callable[..., Source]) -> None:
+    with DetectorProcess(P4P, SCAN + "scan(projections=4)") as detector:
+        detector.told()
+        source = follow(detector, idle_timeout_s=1.0)
+        detector.go_on()
+        frames = list(source.frames())
+    assert [frame.kind for frame in frames].count(P) == 4
+    with pytest.raises(ConnectionFailed, match=r"4 of 6 projections came .* none for 1 s"):
+        source.check_complete()
+
+
+def test_a_detector_that_does_not_number_its_images_is_warned_of(
+    follow: Callable[..., Source], caplog: pytest.LogCaptureFixture
+) -> None:
+    script = (
+        SCAN + "for _ in range(4):\n    post(np.ones((4, 6), 'u2'), 0, FrameType='Projection', Angle=1.0)\n"
+    )
+    with DetectorProcess(P4P, script) as detector:
+        detector.told()
+        source = follow(detector, projections="4", dark_value=0, flat_value=9)
+        detector.go_on()
+        assert sum(frame.kind is P for frame in source.frames()) == 4
+    assert [record.message for record in caplog.records if "cannot be told" in record.message] == [
+        "pva:T:Image gives the number 0 to more than one image: what it loses cannot be told"
+    ]
+
+
+def test_the_detector_of_another_project_is_followed_at_its_rate(follow: Callable[..., Source]) -> None:
+    """pvapy's simulated areaDetector: 100 images of noise a second, numbered, without attributes."""
+    environment = loopback()
+    command = shutil.which("pvapy-ad-sim-server", path=str(Path(sys.executable).parent))
+    assert command is not None
+    arguments = [
+        "-cn",
+        "T:Image",
+        "-nx",
+        "320",
+        "-ny",
+        "240",
+        "-dt",
+        "uint16",
+        "-fps",
+        "100",
+        "-nf",
+        "20",
+        "-rt",
+        "4",
+        "-std",
+        "2",
+        "-shd",
+        "1",
+        "-dc",
+    ]
+    server = subprocess.Popen(
+        [command, *arguments], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+    )
+    try:
+        detector = SimpleNamespace(name="T:Image", environment=environment)
+        source = follow(
+            detector, projections="200", attributes="none", angles="0:180", flat_value=60_000, dark_value=0
+        )
+        frames = list(source.frames())
+    finally:
+        server.kill()
+        server.wait()
+    assert len(frames) == 202
+    assert {frame.pixels.shape for frame in frames} == {(240, 320)}
+    assert {frame.pixels.dtype.name for frame in frames} == {"uint16"}
+    assert source.counts["frames_lost"] == source.counts["frames_dropped"] == 0
+    source.check_complete()
