@@ -154,6 +154,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """
     from ministream.sources import SourceOptions, ViewOrder
     from ministream.stages.daq import DaqOptions, run
+    from ministream.stages.frame_publisher import SEND_QUEUE
 
     given = _Given(context)
     source = _source(given, options)
@@ -169,7 +170,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
         reading=reading,
         order=ViewOrder(options["order"]),
         repeat_pause_s=options["iteration_sleep"],
-        send_queue=options["send_queue"] or 64,
+        send_queue=options["send_queue"] or SEND_QUEUE,
         **{name: options[name] for name in _PASSED_ON},
     )
     run_stage(lambda report, stop: run(chosen, report, stop), as_json=as_json)

@@ -65,7 +65,8 @@ def command(as_json: bool, quiet: bool, **options: object) -> int:
     servers, the DAQ that plays the scan, the distributor that corrects it, the reconstruction workers. The
     gateways speak mutually authenticated TLS 1.3 with keys made for this run.
 
-    SOURCE is an APS Data Exchange file (HDF5), or a synthetic scan with noise, rings and known truth.
+    SOURCE is an APS Data Exchange or NeXus NXtomo file (HDF5), or a synthetic scan with noise, rings and
+    known truth.
 
     \b
     Examples:

@@ -188,17 +188,15 @@ class Detector(Source):
         if lost or dropped:
             raise ConnectionFailed(
                 f"of the frames of pva:{self._name} {lost} were lost before they came here, and {dropped} "
-                "here, "
-                "because consumers were slower than the detector and the buffer of "
-                f"{self._options.buffer_mib} "
-                f"MiB was full; {self._received} of {self._projections} projections were passed on. A larger "
-                "--buffer, faster consumers or a slower scan help"
+                "here, because consumers were slower than the detector and the buffer of "
+                f"{self._options.buffer_mib} MiB was full; {self._received} of {self._projections} "
+                "projections were passed on. A larger --buffer, faster consumers or a slower scan help"
             )
         if self._received < self._projections:
             raise ConnectionFailed(
-                f"{self._received} of {self._projections} projections came from pva:{self._name}, and "
-                "then none "
-                f"for {self._options.idle_timeout_s:g} s; was the scan stopped, or is --projections wrong?"
+                f"{self._received} of {self._projections} projections came from pva:{self._name}, and then "
+                f"none for {self._options.idle_timeout_s:g} s; was the scan stopped, or is --projections "
+                "wrong?"
             )
 
     def close(self) -> None:
@@ -211,9 +209,8 @@ class Detector(Source):
         text = self._options.projections
         if text is None:
             raise InputError(
-                "how many projections the scan has must be known: --projections NUMBER, or the name of a "
-                "PV that "
-                "holds it (tomoScan's NumAngles)"
+                "how many projections the scan has must be known: --projections NUMBER, or the name of a PV "
+                "that holds it (tomoScan's NumAngles)"
             )
         number = float(text) if text.isdigit() else pva.read_number(text, _CONNECT_S)
         if not math.isfinite(number) or number != int(number) or number < 1:
@@ -243,9 +240,8 @@ class Detector(Source):
                 raise ConnectionFailed(pva.no_answer(self._name, waited_s))
             if waited_s > max(_CONNECT_S, self._options.idle_timeout_s):
                 raise InputError(
-                    f"pva:{self._name} has shown no image for {waited_s:.0f} s, and only an image tells "
-                    "how large "
-                    "images are: acquire one, or check that the Pva plugin is enabled"
+                    f"pva:{self._name} has shown no image for {waited_s:.0f} s, and only an image tells how "
+                    "large images are: acquire one, or check that the Pva plugin is enabled"
                 )
         return self._monitor.get()
 
@@ -289,8 +285,7 @@ class Detector(Source):
                 if kind is None:
                     raise InputError(
                         f"frame {image.unique_id}: the attribute {name} is {value!r}, which is no "
-                        "projection, flat "
-                        "field or dark field"
+                        "projection, flat field or dark field"
                     )
                 return kind
         raise self._no_attribute(image, " or ".join(names), "what it is", "--kind-attribute NAME")
@@ -313,8 +308,7 @@ class Detector(Source):
         there = ", ".join(sorted(image.attributes)) or "none"
         return InputError(
             f"frame {image.unique_id} of pva:{self._name} does not tell {what}: {names} is not among its "
-            "attributes "
-            f"({there}); {option} helps"
+            f"attributes ({there}); {option} helps"
         )
 
 

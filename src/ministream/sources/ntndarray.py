@@ -60,8 +60,7 @@ def decode(value: Any) -> DetectorImage:
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(
             f"frame {number} has {len(shape)} dimensions {shape}; an image of rows and columns without "
-            "colours "
-            "is needed: set the detector's ColorMode to Mono"
+            "colours is needed: set the detector's ColorMode to Mono"
         )
     data = np.asarray(value["value"])
     codec = str(value["codec"]["name"])
@@ -87,8 +86,7 @@ def pixel_type_of(dtype: np.dtype[Any]) -> str:
 def _original_type(parameters: Any, codec: str, number: int) -> np.dtype[Any]:
     if not isinstance(parameters, int | np.integer) or not 0 <= int(parameters) < len(_SCALAR_TYPES):
         raise InputError(
-            f"frame {number} is compressed by {codec}, and codec.parameters {parameters!r} does not say "
-            "of what "
-            "type its pixels were (0 to 10)"
+            f"frame {number} is compressed by {codec}, and codec.parameters {parameters!r} does not say of "
+            "what type its pixels were (0 to 10)"
         )
     return np.dtype(_SCALAR_TYPES[int(parameters)])

@@ -214,8 +214,7 @@ def no_answer(name: str, waited_s: float) -> str:
     """Return what to say when a PV does not answer."""
     return (
         f"the PV {name} has not answered for {waited_s:.0f} s; is its name right, is its IOC running, and "
-        "does "
-        "EPICS_PVA_ADDR_LIST lead to it?"
+        "does EPICS_PVA_ADDR_LIST lead to it?"
     )
 
 

@@ -131,10 +131,20 @@ def test_projections_come_as_far_apart_as_asked(processes: MarkedProcesses, scan
     assert 39 * 0.02 <= ends_well(daq)["seconds"] < 39 * 0.02 + 0.5  # type: ignore[operator]
 
 
-def test_a_slow_subscriber_loses_nothing(processes: MarkedProcesses) -> None:
+def large(path: Path, projections: int) -> Path:
+    """A scan of 1 MB a frame that is read faster than any subscriber takes it: nothing of it is stored."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("exchange/data", (projections, 512, 1024), "u2")
+        file["exchange/theta"] = np.linspace(0, 180, projections)
+        file["exchange/theta"].attrs["units"] = "degrees"
+    return path
+
+
+def test_a_slow_subscriber_loses_nothing(processes: MarkedProcesses, tmp_path: Path) -> None:
     """The mini-app's queue is without end, or drops; here the DAQ waits."""
-    source = "phantom:columns=512,rows=512,projections=150,object=cylinder,flats=1,darks=1"
-    daq, publisher, synch = start(processes, source, "--send-queue", "2", "--pixel-type", "float32")
+    scan = large(tmp_path / "scan.h5", 150)
+    fields = ("--flat-value", "9", "--dark-value", "0")
+    daq, publisher, synch = start(processes, scan, "--send-queue", "2", *fields)
     with Distributor(publisher, synch, queue=2) as distributor:
         distributor.synchronise()
         images: list[Image] = []
@@ -142,7 +152,7 @@ def test_a_slow_subscriber_loses_nothing(processes: MarkedProcesses) -> None:
             message = distributor.message()
             assert message is not None
             images.append(parse(message))
-        # nothing is taken for a while: the DAQ cannot be far ahead, whatever it could do
+        # nothing is taken for a while: longer than reading the whole scan takes
         time.sleep(2)
         assert daq.poll() is None
         images += distributor.images()
@@ -150,12 +160,17 @@ def test_a_slow_subscriber_loses_nothing(processes: MarkedProcesses) -> None:
     assert [image.seq for image in images] == list(range(152))
 
 
-def test_the_last_frames_reach_a_subscriber_that_is_behind(processes: MarkedProcesses, scan: Path) -> None:
-    daq, publisher, synch = start(processes, "--mode", "1", "--simulation_file", scan)
+def test_the_last_frames_reach_a_subscriber_that_is_behind(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    scan = large(tmp_path / "scan.h5", 40)
+    daq, publisher, synch = start(processes, scan, "--flat-value", "9", "--dark-value", "0")
     with Distributor(publisher, synch, queue=1) as distributor:
         distributor.synchronise()
-        time.sleep(1)
-        assert len(distributor.images()) == 45
+        # it has sent everything into its queue by now, and waits
+        time.sleep(2)
+        assert daq.poll() is None
+        assert len(distributor.images()) == 42
     ends_well(daq)
 
 
@@ -186,9 +201,12 @@ def test_it_ends_when_every_subscriber_has_gone(processes: MarkedProcesses, scan
     assert "every subscriber has gone" in err
 
 
-def test_a_signal_ends_it_also_while_a_subscriber_takes_nothing(processes: MarkedProcesses) -> None:
-    source = "phantom:columns=512,rows=512,projections=50,object=cylinder,flats=1,darks=1"
-    daq, publisher, synch = start(processes, source, "--send-queue", "1")
+def test_a_signal_ends_it_also_while_a_subscriber_takes_nothing(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    scan = large(tmp_path / "scan.h5", 50)
+    fields = ("--flat-value", "9", "--dark-value", "0")
+    daq, publisher, synch = start(processes, scan, "--send-queue", "1", *fields)
     with Distributor(publisher, synch, queue=1) as distributor:
         distributor.synchronise()
         assert distributor.message() is not None
