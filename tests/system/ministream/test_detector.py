@@ -22,6 +22,7 @@ from ministream.sources import Source, open_source
 from ministream.transport import Inlet
 from support.consuming import consume, event
 from support.detectors import P4P, PVAPY, DetectorProcess, loopback
+from support.mini_app import DARK, DARK_RESET, PROJECTION, WHITE, WHITE_RESET, Distributor
 from support.processes import MarkedProcesses
 
 D, F, P = FrameKind.DARK_FIELD, FrameKind.FLAT_FIELD, FrameKind.PROJECTION
@@ -613,3 +614,35 @@ def test_the_detector_of_another_project_is_followed_at_its_rate(follow: Callabl
     assert {frame.pixels.dtype.name for frame in frames} == {"uint16"}
     assert source.counts["frames_lost"] == source.counts["frames_dropped"] == 0
     source.check_complete()
+
+
+def test_the_mini_apps_detector_mode_serves_its_distributors(processes: MarkedProcesses) -> None:
+    script = """
+post(np.zeros((4, 6), "u1"), 0)
+tell(ready=1)
+wait()
+kinds = ["/exchange/data_white"] * 2 + ["/exchange/data_dark"] * 2 + ["/exchange/data"] * 5
+for number, kind in enumerate(kinds, 1):
+    post(np.full((4, 6), number, "u1"), number, SaveDest=kind, ArrayCounter=number, SampleRotary=0.5 * number)
+"""
+    local = ("--publisher_addr", "tcp://127.0.0.1:0", "--synch_addr", "tcp://127.0.0.1:0")
+    with DetectorProcess(PVAPY, script) as detector:
+        detector.told()
+        os.environ.update(detector.environment)
+        try:
+            daq = processes.start(
+                *("daq", "--mode", "0", "--image_pv", detector.name, "--projections", "5", *local, "--json")
+            )
+        finally:
+            for name in detector.environment:
+                del os.environ[name]
+        ready = event(daq)
+        with Distributor(ready["publish_address"], ready["synch_address"]) as distributor:
+            distributor.synchronise()
+            detector.go_on()
+            images = distributor.images()
+        _, err = daq.communicate(timeout=30)
+    assert daq.returncode == 0, err
+    assert [image.itype for image in images] == [WHITE_RESET, WHITE, DARK_RESET, DARK] + [PROJECTION] * 5
+    assert [int(image.pixels("u1")[0, 0]) for image in images] == list(range(1, 10))
+    assert [image.rotation for image in images[4:]] == pytest.approx([2.5, 3.0, 3.5, 4.0, 4.5])
