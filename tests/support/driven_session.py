@@ -58,9 +58,11 @@ class DrivenSession:
             e.Hello(key=self.key, call=self.call(), role=role or self.role, addresses=addresses)
         )
 
-    def update(self, *targets: Endpoint, peer: bytes = PEER, role: Role | None = None) -> Commands:
+    def update(
+        self, *targets: Endpoint, peer: bytes = PEER, role: Role | None = None, **more: Any
+    ) -> Commands:
         update = e.Update(
-            key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer
+            key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer, **more
         )
         return self.ordered(self.table.handle(update))
 
@@ -132,6 +134,7 @@ def data_server_ready(order: c.StartDataServer) -> e.DataServerReady:
         generation=order.generation,
         targets=order.targets,
         peer_certificate_pem=order.peer_certificate_pem,
+        peer_data_server=order.peer_data_server,
     )
 
 

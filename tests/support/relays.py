@@ -61,12 +61,13 @@ class Identity:
         return cls(*make_session_certificate(uid))
 
 
-def credentials(leg: TlsLeg, own: Identity, peer: Identity) -> TlsCredentials:
+def credentials(leg: TlsLeg, own: Identity, peer: Identity, **more: bool) -> TlsCredentials:
     return TlsCredentials(
         leg=leg,
         certificate_pem=own.certificate,
         private_key_pem=own.key,
         peer_certificate_pem=peer.certificate,
+        **more,
     )
 
 
@@ -280,6 +281,7 @@ class Path:
     """Whether all arrives if both directions end at once; others may lose what they have not read by then."""
     producer_identity: Identity = field(default_factory=Identity.make)
     consumer_identity: Identity = field(default_factory=Identity.make)
+    peer_omits_close_notify: bool = False
     hops: list[Hop] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
 
@@ -287,13 +289,16 @@ class Path:
     def producer_tls(self) -> TlsCredentials | None:
         if not self.encrypted:
             return None
-        return credentials(TlsLeg.LISTENER, self.producer_identity, self.consumer_identity)
+        return self._credentials(TlsLeg.LISTENER, self.producer_identity, self.consumer_identity)
 
     @property
     def consumer_tls(self) -> TlsCredentials | None:
         if not self.encrypted:
             return None
-        return credentials(TlsLeg.TARGET, self.consumer_identity, self.producer_identity)
+        return self._credentials(TlsLeg.TARGET, self.consumer_identity, self.producer_identity)
+
+    def _credentials(self, leg: TlsLeg, own: Identity, peer: Identity) -> TlsCredentials:
+        return credentials(leg, own, peer, peer_omits_close_notify=self.peer_omits_close_notify)
 
     def listening(self, host: str = LOCALHOST) -> socket.socket:
         self.sockets.append(listening(host))

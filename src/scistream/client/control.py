@@ -106,12 +106,18 @@ class ControlClient:
         targets: Iterable[Endpoint] = (),
         *,
         peer_certificate_pem: bytes = b"",
+        peer_data_server: str = "",
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
         """Connect this side to `targets` (none: to what the application announced)."""
         return run(
             self.asynchronous.update(
-                uid, role, targets, peer_certificate_pem=peer_certificate_pem, timeout_s=timeout_s
+                uid,
+                role,
+                targets,
+                peer_certificate_pem=peer_certificate_pem,
+                peer_data_server=peer_data_server,
+                timeout_s=timeout_s,
             )
         )
 

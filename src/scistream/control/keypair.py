@@ -9,6 +9,7 @@ from scistream.control.state_dir import StateDirectory
 from scistream.core.events import Role
 from scistream.core.session import Session
 from scistream.dataserver.base import TlsCredentials, TlsLeg
+from scistream.dataserver.registry import omits_close_notify
 from scistream.errors import ConfigurationError, DataServerError
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,13 @@ class KeyPair:
             except OSError:
                 logger.exception("session %s: its private key cannot be removed", self._uid)
 
-    def credentials(self, peer_certificate_pem: bytes) -> TlsCredentials | None:
+    def credentials(self, peer_certificate_pem: bytes, peer_data_server: str) -> TlsCredentials | None:
         """Return what a data server needs to prove this key to that peer; None without a peer.
+
+        Parameters
+        ----------
+        peer_data_server : str
+            Kind of the data server that the peer is; empty: not known.
 
         Raises
         ------
@@ -83,4 +89,5 @@ class KeyPair:
             certificate_pem=self.certificate_pem,
             private_key_pem=self._private_key_pem,
             peer_certificate_pem=peer_certificate_pem,
+            peer_omits_close_notify=omits_close_notify(peer_data_server),
         )

@@ -35,7 +35,7 @@ from scistream.core.events import (
     TrafficSeen,
 )
 from scistream.core.session import Session
-from scistream.dataserver.base import DataServerSpec
+from scistream.dataserver.base import DataServerSpec, TlsCredentials
 from scistream.errors import DataServerError, ResourceExhausted, SciStreamError
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class SessionShell:
                 uid=self._key.uid,
                 listeners=tuple(self._sockets),
                 targets=command.targets,
-                tls=self._key_pair.credentials(command.peer_certificate_pem),
+                tls=self._credentials(command),
                 wan_leg=self._key_pair.wan_leg,
                 rate_mbps=self._rate_mbps,
             )
@@ -216,9 +216,7 @@ class SessionShell:
 
     async def _retarget(self, command: RetargetDataServer) -> None:
         try:
-            await self._forwarding.retarget(
-                command.targets, self._key_pair.credentials(command.peer_certificate_pem)
-            )
+            await self._forwarding.retarget(command.targets, self._credentials(command))
         except DataServerError:
             if await self._forwarding.has_died():
                 return  # the one that is started in its place has these targets
@@ -244,8 +242,12 @@ class SessionShell:
                 generation=command.generation,
                 targets=command.targets,
                 peer_certificate_pem=command.peer_certificate_pem,
+                peer_data_server=command.peer_data_server,
             )
         )
+
+    def _credentials(self, command: StartDataServer) -> TlsCredentials | None:
+        return self._key_pair.credentials(command.peer_certificate_pem, command.peer_data_server)
 
     def _ready(self, command: StartDataServer) -> None:
         self._report(
@@ -254,6 +256,7 @@ class SessionShell:
                 generation=command.generation,
                 targets=command.targets,
                 peer_certificate_pem=command.peer_certificate_pem,
+                peer_data_server=command.peer_data_server,
             )
         )
 

@@ -45,11 +45,18 @@ class RecoverListeners(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartDataServer(Command):
-    """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`."""
+    """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`.
+
+    Parameters
+    ----------
+    peer_data_server : str
+        Kind of the other side's data server; empty: not known.
+    """
 
     generation: int
     targets: tuple[Endpoint, ...]
     peer_certificate_pem: bytes
+    peer_data_server: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

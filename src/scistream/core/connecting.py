@@ -76,8 +76,10 @@ class Connecting:
         # one that only leads elsewhere need not say again who the other side is
         peer_certificate_pem = event.peer_certificate_pem or session.peer_certificate_pem
         self._check_encryption(session, peer_certificate_pem)
-        newest = (session.targets, session.peer_certificate_pem)
-        if session.generation and newest == (targets, peer_certificate_pem):
+        same_peer = peer_certificate_pem == session.peer_certificate_pem
+        peer_data_server = event.peer_data_server or (session.peer_data_server if same_peer else "")
+        newest = (session.targets, session.peer_certificate_pem, session.peer_data_server)
+        if session.generation and newest == (targets, peer_certificate_pem, peer_data_server):
             if session.ready_generation >= session.generation:
                 return [reply(session, event.call)]
             session.updates.append((event.call, session.generation))
@@ -89,6 +91,7 @@ class Connecting:
         kind = RetargetDataServer if session.generation else StartDataServer
         session.targets = targets
         session.peer_certificate_pem = peer_certificate_pem
+        session.peer_data_server = peer_data_server
         if session.state is State.ANNOUNCED:
             session.state = State.CONNECTING
         order = _next_order(session, kind)
@@ -102,6 +105,7 @@ class Connecting:
         if event.generation > session.ready_generation:
             session.ready_targets = event.targets
             session.ready_peer_certificate_pem = event.peer_certificate_pem
+            session.ready_peer_data_server = event.peer_data_server
         answered: list[Command] = [reply(session, call) for call in _settled(session, event.generation)]
         return [*self._forwards(session), *answered]
 
@@ -117,6 +121,7 @@ class Connecting:
         if event.generation == session.generation:
             session.targets = session.ready_targets
             session.peer_certificate_pem = session.ready_peer_certificate_pem
+            session.peer_data_server = session.ready_peer_data_server
         reason = f"{named(session, event.reason)}; it forwards as before"
         refused: list[Command] = [
             Refuse(key=session.key, call=call, error=DataServerError(reason))
@@ -193,4 +198,5 @@ def _next_order(session: Session, kind: type[StartDataServer]) -> StartDataServe
         generation=session.generation,
         targets=session.targets,
         peer_certificate_pem=session.peer_certificate_pem,
+        peer_data_server=session.peer_data_server,
     )

@@ -21,6 +21,9 @@ _UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 #: More addresses than this in one message are a mistake: a session never has so many channels.
 MAX_ADDRESSES = 1024
 
+# The name of a kind of data server, which is kept with the session.
+_MAX_DATA_SERVER = 64
+
 # int32 is what the wire carries.
 _MAX_RATE_MBPS = 2**31 - 1
 
@@ -163,14 +166,27 @@ class Update(CallEvent):
         None where the caller does not say.
     peer_certificate_pem : bytes
         Certificate that the other side's data server proves to hold; empty for plain TCP.
+    peer_data_server : str
+        Kind of the other side's data server; empty where the caller does not say.
+
+    Raises
+    ------
+    InvalidArgument
+        An address is none, or the name is too long for any data server's.
     """
 
     role: Role | None
     targets: tuple[Endpoint, ...] = ()
     peer_certificate_pem: bytes = b""
+    peer_data_server: str = ""
 
     def __post_init__(self) -> None:
         _check_addresses(self.key.uid, "update", self.targets)
+        if len(self.peer_data_server) > _MAX_DATA_SERVER:
+            raise InvalidArgument(
+                f"session {self.key.uid}: update names a data server by {len(self.peer_data_server)} "
+                f"characters; {_MAX_DATA_SERVER} are the most"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +262,7 @@ class DataServerReady(Event):
     generation: int
     targets: tuple[Endpoint, ...]
     peer_certificate_pem: bytes
+    peer_data_server: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

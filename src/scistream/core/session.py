@@ -213,10 +213,12 @@ class Session:
         (`targets[channel % len(targets)]`); with more, it leaves the others aside.
     certificate_pem, peer_certificate_pem : bytes
         Ours and the other side's; empty without encryption.
+    peer_data_server : str
+        Kind of the other side's data server; empty: not known.
     generation, ready_generation : int
         Number of the newest order to the data server, and of the newest that is settled: it was taken over,
         or could not be.
-    ready_targets, ready_peer_certificate_pem : tuple of Endpoint, bytes
+    ready_targets, ready_peer_certificate_pem, ready_peer_data_server : tuple of Endpoint, bytes, str
         What the newest order said that was taken over; an order that fails leads back to it.
     restart_generation : int
         The order that began the data server that runs now, if it was restarted; older ones were its
@@ -250,10 +252,12 @@ class Session:
     targets: tuple[Endpoint, ...] = ()
     certificate_pem: bytes = b""
     peer_certificate_pem: bytes = b""
+    peer_data_server: str = ""
     generation: int = 0
     ready_generation: int = 0
     ready_targets: tuple[Endpoint, ...] = ()
     ready_peer_certificate_pem: bytes = b""
+    ready_peer_data_server: str = ""
     restart_generation: int = 0
     restarts: int = 0
     restarts_in_a_row: int = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.status import ChannelStatistics as ChannelStatistics  # noqa: PLC0414 - part of the contract
@@ -47,12 +48,16 @@ class TlsCredentials:
         This session's own self-signed certificate and its key. The key never leaves the gateway.
     peer_certificate_pem : bytes
         The one certificate that the other side must prove to hold; any other peer is refused.
+    peer_omits_close_notify : bool
+        The peer ends one direction of a stream by TCP's FIN alone. Without the close_notify nothing proves
+        that it was the peer who ended it; from any other peer such an end is that of a cut stream.
     """
 
     leg: TlsLeg
     certificate_pem: bytes
     private_key_pem: bytes = field(repr=False)
     peer_certificate_pem: bytes
+    peer_omits_close_notify: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +194,16 @@ class LeftRunning:
 
 
 class DataServerBackend(ABC):
-    """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``."""
+    """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``.
+
+    Attributes
+    ----------
+    omits_close_notify : bool
+        Whether data servers of this kind end one direction of an encrypted stream by TCP's FIN alone. The
+        other side's has to know, as it takes such an end for that of a cut stream.
+    """
+
+    omits_close_notify: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self, persistence: Persistence | None = None) -> None:

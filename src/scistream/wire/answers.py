@@ -29,22 +29,26 @@ class Grant:
         What the application announced by HELLO.
     certificate_pem : bytes
         This side's certificate for the session; empty where it does not encrypt.
+    data_server : str
+        Kind of this side's data server; empty where the server does not say.
     """
 
     listeners: tuple[Endpoint, ...]
     destinations: tuple[Endpoint, ...]
     certificate_pem: bytes
+    data_server: str = ""
 
 
 # --- at the server -------------------------------------------------------------------------------------
 
 
-def write_response(reply: Reply) -> pb.Response:
-    """Return the answer to REQ and UpdateTargets."""
+def write_response(reply: Reply, data_server: str) -> pb.Response:
+    """Return the answer to REQ and UpdateTargets of a gateway with data servers of that kind."""
     return pb.Response(
         listeners=map(str, reply.listeners),
         prod_listeners=map(str, reply.destinations),
         certificate=reply.certificate_pem,
+        data_server=data_server,
     )
 
 
@@ -107,6 +111,7 @@ def read_response(message: pb.Response) -> Grant:
         listeners=_addresses(message.listeners),
         destinations=_addresses(message.prod_listeners),
         certificate_pem=message.certificate,
+        data_server=message.data_server,
     )
 
 

@@ -68,6 +68,7 @@ def read_update(message: pb.UpdateTargets, owner: str, call: int) -> Update:
         role=_role(message.uid, message.role) if message.role else None,
         targets=tuple(map(Endpoint.parse, message.remote_listeners)),
         peer_certificate_pem=message.peer_certificate,
+        peer_data_server=message.peer_data_server,
     )
 
 
@@ -143,7 +144,12 @@ def write_hello(uid: str, role: Role, addresses: Iterable[Endpoint]) -> pb.Hello
 
 
 def write_update(
-    uid: str, role: Role, targets: Iterable[Endpoint], peer_certificate_pem: bytes
+    uid: str,
+    role: Role,
+    targets: Iterable[Endpoint],
+    peer_certificate_pem: bytes,
+    *,
+    peer_data_server: str = "",
 ) -> pb.UpdateTargets:
     """Return the UpdateTargets message."""
     return pb.UpdateTargets(
@@ -151,4 +157,5 @@ def write_update(
         role=role.value,
         remote_listeners=map(str, targets),
         peer_certificate=peer_certificate_pem,
+        peer_data_server=peer_data_server,
     )

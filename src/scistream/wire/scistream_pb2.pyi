@@ -25,14 +25,16 @@ class Request(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ..., queue: _Optional[bool] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("listeners", "prod_listeners", "certificate")
+    __slots__ = ("listeners", "prod_listeners", "certificate", "data_server")
     LISTENERS_FIELD_NUMBER: _ClassVar[int]
     PROD_LISTENERS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
     listeners: _containers.RepeatedScalarFieldContainer[str]
     prod_listeners: _containers.RepeatedScalarFieldContainer[str]
     certificate: bytes
-    def __init__(self, listeners: _Optional[_Iterable[str]] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+    data_server: str
+    def __init__(self, listeners: _Optional[_Iterable[str]] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., certificate: _Optional[bytes] = ..., data_server: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("uid", "prod_listeners", "role")
@@ -53,16 +55,18 @@ class AppResponse(_message.Message):
     def __init__(self, message: _Optional[str] = ..., listeners: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UpdateTargets(_message.Message):
-    __slots__ = ("uid", "remote_listeners", "role", "peer_certificate")
+    __slots__ = ("uid", "remote_listeners", "role", "peer_certificate", "peer_data_server")
     UID_FIELD_NUMBER: _ClassVar[int]
     REMOTE_LISTENERS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PEER_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    PEER_DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
     uid: str
     remote_listeners: _containers.RepeatedScalarFieldContainer[str]
     role: str
     peer_certificate: bytes
-    def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ...) -> None: ...
+    peer_data_server: str
+    def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ..., peer_data_server: _Optional[str] = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("uid",)

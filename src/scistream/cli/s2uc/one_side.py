@@ -35,6 +35,7 @@ def open_one_side(
     certificate: Path | None,
     token_file: Path | None,
     peer_certificate: Path | None,
+    peer_data_server: str,
     certificate_out: Path | None,
     plain: bool,
     num_conn: int,
@@ -80,6 +81,7 @@ def open_one_side(
         addresses=addresses,
         connect_to=connect_to,
         peer_certificate_pem=peer_certificate_pem if plain or peer_certificate_pem else None,
+        peer_data_server=peer_data_server,
         certificate_out=certificate_out,
     )
     connected = seen.state not in parameters.NOT_CONNECTED if seen else plain or bool(peer_certificate_pem)
@@ -92,6 +94,8 @@ def open_one_side(
         "connected": connected,
         "encrypted": "not yet" if encrypted is None and not as_json else encrypted,
     }
+    if grant.data_server:
+        result["data_server"] = grant.data_server
     if grant.certificate_pem and encrypted is not False:
         result["certificate"] = str(certificate_out) if certificate_out else grant.certificate_pem.decode()
     show_pairs(result, as_json=as_json)
@@ -110,6 +114,7 @@ def _open_side(
     addresses: list[Endpoint] | None,
     connect_to: list[Endpoint],
     peer_certificate_pem: bytes | None,
+    peer_data_server: str,
     certificate_out: Path | None,
 ) -> tuple[Grant, SessionStatus | None]:
     """Open one side; connect it too, unless `peer_certificate_pem` is None. Undone if it fails.
@@ -133,7 +138,13 @@ def _open_side(
                 if certificate_out is not None:
                     parameters.write_file(certificate_out, grant.certificate_pem)
                 if peer_certificate_pem is not None:
-                    await client.update(uid, role, connect_to, peer_certificate_pem=peer_certificate_pem)
+                    await client.update(
+                        uid,
+                        role,
+                        connect_to,
+                        peer_certificate_pem=peer_certificate_pem,
+                        peer_data_server=peer_data_server,
+                    )
                 return grant, await parameters.look(client, uid)
             except SessionExists:  # it has come in between
                 raise

@@ -48,6 +48,7 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
             click.option(
                 "--certificate-out", type=parameters.FILE, help="Write this side's session certificate here."
             ),
+            parameters.peer_data_server,
             click.option(
                 "--peer-certificate", type=parameters.FILE, help="The other side's session certificate."
             ),

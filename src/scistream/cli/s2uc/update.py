@@ -38,6 +38,7 @@ from scistream.core.events import Role
     type=parameters.FILE,
     help="The other side's session certificate [the one that it was connected with].",
 )
+@parameters.peer_data_server
 @click.option("--plain", is_flag=True, help="Connect in the clear.")
 @parameters.one_server
 @parameters.timeout()
@@ -50,6 +51,7 @@ def update(
     targets: tuple[str, ...],
     server: str,
     peer_certificate: Path | None,
+    peer_data_server: str,
     plain: bool,
     certificate: Path | None,
     token_file: Path | None,
@@ -96,6 +98,7 @@ def update(
                 Role(side),
                 addresses,
                 peer_certificate_pem=peer_certificate_pem,
+                peer_data_server=peer_data_server,
                 timeout_s=timeout_s,
             )
             now = await parameters.look(client, uid)

@@ -180,10 +180,20 @@ class ControlClient:
         targets: Iterable[Endpoint] = (),
         *,
         peer_certificate_pem: bytes = b"",
+        peer_data_server: str = "",
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
-        """Connect this side to `targets` (none: to what the application announced)."""
-        message = requests.write_update(uid, role, targets, peer_certificate_pem)
+        """Connect this side to `targets` (none: to what the application announced).
+
+        Parameters
+        ----------
+        peer_certificate_pem, peer_data_server
+            What the other side has granted: its session certificate (empty: plain TCP), and the kind of its
+            data server (empty: not known).
+        """
+        message = requests.write_update(
+            uid, role, targets, peer_certificate_pem, peer_data_server=peer_data_server
+        )
         answer: pb.Response = await self._call("update", message, timeout_s)
         return answers.read_response(answer)
 

@@ -254,6 +254,7 @@ class _Steps:
                     "(--plain, encrypted=False)"
                 )
             side.certificate_pem = grant.certificate_pem
+            side.data_server = grant.data_server
         both = bool(ours.certificate_pem and theirs.certificate_pem)
         self._tell("waiting for both data servers to connect")
         await together(
@@ -262,6 +263,7 @@ class _Steps:
                 Role.PRODUCER,
                 ours.destinations or self._targets,
                 peer_certificate_pem=theirs.certificate_pem if both else b"",
+                peer_data_server=theirs.data_server,
                 timeout_s=self._timeout_s,
             ),
             self._consumer.client.update(
@@ -269,6 +271,7 @@ class _Steps:
                 Role.CONSUMER,
                 ours.listeners,
                 peer_certificate_pem=ours.certificate_pem if both else b"",
+                peer_data_server=ours.data_server,
                 timeout_s=self._timeout_s,
             ),
         )

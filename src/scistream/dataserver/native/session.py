@@ -166,6 +166,7 @@ class Session:
         self.slot = int(body["slot"])
         self.tls: TlsContext | None = None
         self.tls_leg: TlsLeg | None = None
+        self.peer_omits_close_notify = False
         self.channels = [Channel(self, index, listener) for index, listener in enumerate(listeners)]
         self._rate_mbps = float(body["rate_mbps"])
         self.pacer = Pacer(self, self._rate_mbps) if self._rate_mbps > 0 else None
@@ -259,6 +260,8 @@ class Session:
             )
             context = make_context(credentials, self.worker.options.tls_engine)
         self.tls, self.tls_leg = context, leg
+        # an older control server, which a tree can outlive, says nothing of it
+        self.peer_omits_close_notify = tls is not None and bool(tls.get("peer_omits_close_notify"))
         targets = [tuple(address_of(address) for address in target) for target in body["targets"]]
         for channel in self.channels:
             channel.addresses = targets[channel.index % len(targets)]

@@ -178,7 +178,7 @@ class TreeDataServer(DataServer):
         return self._tree, self._session
 
 
-def _tls_body(tls: TlsCredentials | None) -> dict[str, str] | None:
+def _tls_body(tls: TlsCredentials | None) -> dict[str, Any] | None:
     if tls is None:
         return None
     return {
@@ -186,6 +186,7 @@ def _tls_body(tls: TlsCredentials | None) -> dict[str, str] | None:
         "certificate": tls.certificate_pem.decode("ascii"),
         "private_key": tls.private_key_pem.decode("ascii"),
         "peer_certificate": tls.peer_certificate_pem.decode("ascii"),
+        "peer_omits_close_notify": tls.peer_omits_close_notify,
     }
 
 

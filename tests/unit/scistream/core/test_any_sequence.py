@@ -178,10 +178,20 @@ class AnySequence(RuleBasedStateMachine):
         remote=st.sampled_from([(), (APP,), (OTHER,)]),
         peer=st.sampled_from([b"", PEER]),
         late=LATE,
+        kind=st.sampled_from(["", "nginx"]),
     )
-    def update(self, key: SessionKey, remote: tuple[Endpoint, ...], peer: bytes, late: bool) -> None:
+    def update(
+        self, key: SessionKey, remote: tuple[Endpoint, ...], peer: bytes, late: bool, kind: str = ""
+    ) -> None:
         self.send(
-            lambda call: e.Update(key=key, call=call, role=None, targets=remote, peer_certificate_pem=peer),
+            lambda call: e.Update(
+                key=key,
+                call=call,
+                role=None,
+                targets=remote,
+                peer_certificate_pem=peer,
+                peer_data_server=kind,
+            ),
             late,
         )
 
@@ -399,6 +409,7 @@ class AnySequence(RuleBasedStateMachine):
             if session.state is State.CONNECTED and session.ready_generation == session.generation:
                 assert session.targets == session.ready_targets != ()
                 assert session.peer_certificate_pem == session.ready_peer_certificate_pem
+                assert session.peer_data_server == session.ready_peer_data_server
 
     @invariant()
     def what_is_being_freed_is_being_freed_once(self) -> None:
