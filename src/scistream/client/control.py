@@ -69,6 +69,7 @@ class ControlClient:
         *,
         num_conn: int = 1,
         rate_mbps: int = 0,
+        reverse: bool = False,
         queue: bool = False,
         idle_timeout_s: float | None = None,
         lifetime_s: float | None = None,
@@ -81,6 +82,7 @@ class ControlClient:
                 role,
                 num_conn=num_conn,
                 rate_mbps=rate_mbps,
+                reverse=reverse,
                 queue=queue,
                 idle_timeout_s=idle_timeout_s,
                 lifetime_s=lifetime_s,
@@ -107,6 +109,7 @@ class ControlClient:
         *,
         peer_certificate_pem: bytes = b"",
         peer_data_server: str = "",
+        reverse_listeners: Iterable[Endpoint] = (),
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
         """Connect this side to `targets` (none: to what the application announced)."""
@@ -117,6 +120,7 @@ class ControlClient:
                 targets,
                 peer_certificate_pem=peer_certificate_pem,
                 peer_data_server=peer_data_server,
+                reverse_listeners=reverse_listeners,
                 timeout_s=timeout_s,
             )
         )

@@ -31,6 +31,7 @@ class KeyPair:
     def __init__(self, session: Session, number: int | None, state: StateDirectory | None) -> None:
         self._uid = session.key.uid
         self._role = session.role
+        self._reverse = session.reverse
         self._number = number
         self._state = state
         self.certificate_pem = session.certificate_pem
@@ -89,5 +90,6 @@ class KeyPair:
             certificate_pem=self.certificate_pem,
             private_key_pem=self._private_key_pem,
             peer_certificate_pem=peer_certificate_pem,
+            reverse=self._reverse,
             peer_omits_close_notify=omits_close_notify(peer_data_server),
         )

@@ -94,7 +94,7 @@ class ControlService:
         if event.peer_certificate_pem:
             check_certificate(event.peer_certificate_pem)
         self._runtime.check_known(event.key)
-        await check_hosts(event.targets, request.uid)
+        await check_hosts((*event.targets, *event.reverse_listeners), request.uid)
         return self._response(await self._runtime.call(event))
 
     async def _release(self, request: pb.Release, owner: str) -> Message:

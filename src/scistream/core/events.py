@@ -111,6 +111,8 @@ class Request(CallEvent):
     ----------
     rate_mbps : float
         Reserved of the gateway's capacity; 0 reserves nothing.
+    reverse : bool
+        Whether the producer's side dials the consumer's, because its gateway cannot be reached.
     queue : bool
         Whether to wait for capacity and ports where there are too few.
     idle_timeout_s, lifetime_s : float or None
@@ -127,6 +129,7 @@ class Request(CallEvent):
     role: Role
     num_conn: int
     rate_mbps: float = 0
+    reverse: bool = False
     queue: bool = False
     idle_timeout_s: float | None = None
     lifetime_s: float | None = None
@@ -168,6 +171,8 @@ class Update(CallEvent):
         Certificate that the other side's data server proves to hold; empty for plain TCP.
     peer_data_server : str
         Kind of the other side's data server; empty where the caller does not say.
+    reverse_listeners : tuple of Endpoint
+        Where the producer's side of a reverse session dials the consumer's, one per channel.
 
     Raises
     ------
@@ -179,9 +184,11 @@ class Update(CallEvent):
     targets: tuple[Endpoint, ...] = ()
     peer_certificate_pem: bytes = b""
     peer_data_server: str = ""
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
     def __post_init__(self) -> None:
         _check_addresses(self.key.uid, "update", self.targets)
+        _check_addresses(self.key.uid, "update", self.reverse_listeners)
         if len(self.peer_data_server) > _MAX_DATA_SERVER:
             raise InvalidArgument(
                 f"session {self.key.uid}: update names a data server by {len(self.peer_data_server)} "
@@ -228,8 +235,9 @@ class ListenersBound(Event):
 
     Parameters
     ----------
-    listeners : tuple of Endpoint
-        As others reach them (advertised host and port).
+    listeners, reverse_listeners : tuple of Endpoint
+        As others reach them (advertised host and port): for applications or the other gateway; and where
+        the consumer's side of a reverse session waits for the producer's.
     ports : tuple of int
         Where the sockets are bound, in the same order. It can be empty where the session chose them.
     certificate_pem : bytes
@@ -237,6 +245,7 @@ class ListenersBound(Event):
     """
 
     listeners: tuple[Endpoint, ...]
+    reverse_listeners: tuple[Endpoint, ...] = ()
     ports: tuple[int, ...] = ()
     certificate_pem: bytes = b""
 
@@ -263,6 +272,7 @@ class DataServerReady(Event):
     targets: tuple[Endpoint, ...]
     peer_certificate_pem: bytes
     peer_data_server: str = ""
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "role": _named(Role),
         "num_conn": _COUNT,
         "rate_mbps": _NUMBER,
+        "reverse": _BOOL,
         "queue": _BOOL,
         "state": _STATE,
         "outcome": _Form(
@@ -79,6 +80,7 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "held_mbps": _NUMBER,
         "taken_elsewhere": _Form(sorted, _listed(_COUNT, frozenset).read),
         "listeners": _ENDPOINTS,
+        "reverse_listeners": _ENDPOINTS,
         "destinations": _ENDPOINTS,
         "targets": _ENDPOINTS,
         "certificate_pem": _BYTES,
@@ -89,6 +91,7 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "ready_targets": _ENDPOINTS,
         "ready_peer_certificate_pem": _BYTES,
         "ready_peer_data_server": _TEXT,
+        "ready_reverse_listeners": _ENDPOINTS,
         "restart_generation": _COUNT,
         "restarts": _COUNT,
         "restarts_in_a_row": _COUNT,

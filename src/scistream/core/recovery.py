@@ -32,6 +32,7 @@ def recover(session: Session) -> list[Command]:
                 targets=session.targets,
                 peer_certificate_pem=session.peer_certificate_pem,
                 peer_data_server=session.peer_data_server,
+                reverse_listeners=session.reverse_listeners,
             )
             # an answer that was awaited will not come, and without it nobody would look again
             return [adopt, LookForTraffic(key=session.key)] if session.looking else [adopt]

@@ -32,6 +32,7 @@ def read_request(message: pb.Request, owner: str, call: int) -> Request:
         role=_role(message.uid, message.role),
         num_conn=message.num_conn,
         rate_mbps=message.rate,
+        reverse=message.reverse,
         queue=message.queue,
         idle_timeout_s=message.idle_timeout if message.HasField("idle_timeout") else None,
         lifetime_s=message.lifetime if message.HasField("lifetime") else None,
@@ -69,6 +70,7 @@ def read_update(message: pb.UpdateTargets, owner: str, call: int) -> Update:
         targets=tuple(map(Endpoint.parse, message.remote_listeners)),
         peer_certificate_pem=message.peer_certificate,
         peer_data_server=message.peer_data_server,
+        reverse_listeners=tuple(map(Endpoint.parse, message.reverse_listeners)),
     )
 
 
@@ -110,6 +112,7 @@ def write_request(
     num_conn: int,
     rate_mbps: int,
     *,
+    reverse: bool = False,
     queue: bool = False,
     idle_timeout_s: float | None = None,
     lifetime_s: float | None = None,
@@ -130,6 +133,7 @@ def write_request(
             role=role.value,
             num_conn=num_conn,
             rate=rate_mbps,
+            reverse=reverse,
             queue=queue,
             idle_timeout=idle_timeout_s,
             lifetime=lifetime_s,
@@ -150,6 +154,7 @@ def write_update(
     peer_certificate_pem: bytes,
     *,
     peer_data_server: str = "",
+    reverse_listeners: Iterable[Endpoint] = (),
 ) -> pb.UpdateTargets:
     """Return the UpdateTargets message."""
     return pb.UpdateTargets(
@@ -158,4 +163,5 @@ def write_update(
         remote_listeners=map(str, targets),
         peer_certificate=peer_certificate_pem,
         peer_data_server=peer_data_server,
+        reverse_listeners=map(str, reverse_listeners),
     )

@@ -163,6 +163,11 @@ def peer_data_server(command: F) -> F:
     )(command)
 
 
+def reverse(text: str) -> Callable[[F], F]:
+    """Return a decorator that adds ``--reverse``."""
+    return click.option("--reverse", is_flag=True, help=text)
+
+
 def rate(default: int) -> Callable[[F], F]:
     """Return a decorator that adds ``--rate``."""
     return click.option(

@@ -1,0 +1,36 @@
+"""The time limits that the reverse channels of one worker share."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scistream.dataserver.native.loop import Deadlines, Loop
+
+ANSWER_LIMIT_S = 3.0
+"""How long the producer's side may take to begin; then another connection of it is tried."""
+LOOK_S = 0.05
+"""How often a connection that waits for one of the producer's side looks whether another worker has one."""
+SURPLUS_S = 10.0
+"""How long connections beyond the usual number are kept ready after the last need."""
+
+_STEPS = 4
+"""Per doubling: one of so many is drawn by lot."""
+_DOUBLINGS = 5
+RETRIES_S = tuple(0.1 * 2 ** (step / _STEPS) for step in range((_DOUBLINGS + 1) * _STEPS))
+"""When a gateway that cannot be reached is dialled again: after 0.1 s at first, every 3 to 5 s in the end."""
+
+
+class ReverseTimes:
+    """Those of one worker."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.answers = loop.deadlines(ANSWER_LIMIT_S, lambda spare: spare.too_late())
+        self.looks = loop.deadlines(LOOK_S, lambda pairing: pairing.look_again())
+        self.surplus = loop.deadlines(SURPLUS_S, lambda dialler: dialler.shrink())
+        self._retries = [loop.deadlines(wait_s, lambda dialler: dialler.try_again()) for wait_s in RETRIES_S]
+
+    def retry_after(self, failures: int) -> Deadlines[Any]:
+        """Return when to dial again after so many failures in a row."""
+        return self._retries[min(failures, _DOUBLINGS) * _STEPS + secrets.randbelow(_STEPS)]
