@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -37,11 +38,13 @@ from support.module_gateways import free_range
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
-from wan_line import inside, new_namespace
+from wan_line import Line, inside, new_namespace
+from wan_network import CONSUMER_GATEWAY_WAN, PRODUCER_GATEWAY_WAN, network
 
 Applications = Callable[[str], Application]
 Profiles = Callable[..., dict[str, str]]
 PRODUCER, CONSUMER = "10.9.0.2", "10.9.0.1"
+IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "ip"
 
 
 def s2uc(*arguments: str | Path, **environment: str) -> Finished:
@@ -89,6 +92,9 @@ def test_a_reverse_session_from_request_to_release(
         assert all(one["connections_total"] == 1 for one in side["channels"])
         assert not any(one["connections_open"] for one in side["channels"])
     assert producer["listeners"] == []
+    shown = s2uc("status", uid, "--s2cs=aps", **env).out
+    assert f"(the other gateway is dialled) → {app.address}" in shown
+    assert "reverse: the producer's gateway dials the consumer's" in shown
     assert producer["targets"] == [app.address]
     meeting = consumer["targets"]
     assert {Endpoint.parse(one).port for one in (*listeners, *meeting)} == set(range(first, last + 1))
@@ -318,15 +324,14 @@ def test_a_reservation_outlives_the_control_server_with_all_its_ports(
 @pytest.fixture
 def far() -> Iterator[tuple[int, int]]:
     """(the producer's, the consumer's) namespace. From the consumer's none reaches the producer's gateway."""
-    ip = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if os.geteuid() != 0 or ip is None:
+    if os.geteuid() != 0 or not shutil.which(IP):
         pytest.skip("needs root and the program ip (package iproute2)")
     producer, consumer = new_namespace(), new_namespace()
 
     def run(namespace: int, *commands: str) -> None:
         with inside(namespace):
             for command in commands:
-                subprocess.run([ip, *command.split()], check=True)
+                subprocess.run([IP, *command.split()], check=True)
 
     try:
         run(
@@ -350,6 +355,24 @@ def far() -> Iterator[tuple[int, int]]:
         os.close(consumer)
 
 
+def serve_in(namespace: int, stack: contextlib.ExitStack, host: str = "127.0.0.1") -> Application:
+    """An application in `namespace`, which is stopped with `stack`."""
+    with inside(namespace):
+        listener = stack.enter_context(socket.create_server((host, 0)))
+    app = Application("detector", listener)
+    serving = threading.Thread(target=app.serve, daemon=True)
+    serving.start()
+
+    def stop() -> None:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        for one in (serving, *app.threads):
+            one.join(30)
+
+    stack.callback(stop)
+    return app
+
+
 @pytest.fixture
 def apart(gateways: Gateways, far: tuple[int, int]) -> tuple[ControlServerProcess, ControlServerProcess]:
     """A gateway in each namespace."""
@@ -360,7 +383,7 @@ def apart(gateways: Gateways, far: tuple[int, int]) -> tuple[ControlServerProces
     for namespace, host in zip(far, (PRODUCER, CONSUMER), strict=True):
         with inside(namespace):
             wan = [f"--listen={host}:0", f"--bind={host}", f"--advertise={host}"]
-            servers.append(gateways.start(*wan, "--bind-lan=127.0.0.1"))
+            servers.append(gateways.start(*wan, "--bind-lan=127.0.0.1", "--peer-timeout=3"))
     return servers[0], servers[1]
 
 
@@ -371,13 +394,9 @@ def test_a_gateway_that_cannot_be_reached_streams_in_reverse_and_not_otherwise(
     env = profiles(aps=apart[0], alcf=apart[1])
     with inside(consumer), pytest.raises(OSError, match=r"route|argument|unreach"):
         socket.create_connection((PRODUCER, Endpoint.parse(apart[0].address).port), 3)
-    with inside(producer):
-        listener = socket.create_server(("127.0.0.1", 0))
-    app = Application("detector", listener)
-    serving = threading.Thread(target=app.serve, daemon=True)
-    serving.start()
     message = os.urandom(3_000_000)
-    try:
+    with contextlib.ExitStack() as stack:
+        app = serve_in(producer, stack)
         # the user is at the producer's facility, from which both control servers are reached
         with inside(producer):
             forward = s2uc("request", "aps", "alcf", f"--target={app.address}", "--json", **env)
@@ -390,9 +409,93 @@ def test_a_gateway_that_cannot_be_reached_streams_in_reverse_and_not_otherwise(
         with inside(producer):
             for opened in (forward, reverse):
                 assert s2uc("release", opened.json["uid"], **env).code == 0
-    finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for one in (serving, *app.threads):
-            one.join(30)
+
+
+def test_a_path_that_was_gone_without_a_word_is_found_again(
+    apart: tuple[ControlServerProcess, ControlServerProcess], far: tuple[int, int], profiles: Profiles
+) -> None:
+    producer, consumer = far
+    env = profiles(aps=apart[0], alcf=apart[1])
+    with contextlib.ExitStack() as stack:
+        app = serve_in(producer, stack)
+        with inside(producer):
+            opened = s2uc("request", "aps", "alcf", "--reverse", f"--target={app.address}", "--json", **env)
+            uid, listener = opened.json["uid"], opened.json["listeners"][0]
+            (side,) = s2uc("status", uid, "--s2cs=alcf", "--json", **env).json["sessions"]
+            meeting = side["targets"]
+            until(lambda: established_to(meeting) >= 4)
+        with inside(consumer):
+            subprocess.run([IP, "link", "set", "wan", "down"], check=True)
+        # both sides notice that what was ready is dead
+        for namespace in far:
+            with inside(namespace):
+                until(lambda: established_to(meeting) == 0)
+        with inside(consumer):
+            subprocess.run([IP, "link", "set", "wan", "up"], check=True)
+            assert ask(listener, b"hi") == b"detector:hi"
+        with inside(producer):
+            assert s2uc("release", uid, **env).code == 0
+
+
+def established_to(addresses: list[str]) -> int:
+    """How many established connections this namespace has with a port of `addresses`, at either end."""
+    ports = {Endpoint.parse(address).port for address in addresses}
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and (one.raddr.port in ports or one.laddr.port in ports)
+        for one in psutil.net_connections("tcp")
+        if one.raddr
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/net/tun").exists() or not shutil.which("ss"), reason="needs tun and ss")
+@pytest.mark.parametrize("plain", [False, True], ids=["tls", "plain"])
+def test_the_wide_area_leg_is_fitted_to_a_long_path_at_both_sides(
+    gateways: Gateways, profiles: Profiles, plain: bool
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    hosts = PRODUCER_GATEWAY_WAN, CONSUMER_GATEWAY_WAN
+    gateways.certificate, gateways.private_key = write_certificate(gateways.directory / "net", hosts)
+    with contextlib.ExitStack() as stack:
+        net = stack.enter_context(network(Line(round_trip_ms=40, rate_gbps=1, queue_mb=5)))
+        both = net.producer_gateway, net.consumer_gateway
+        servers = []
+        for namespace, host in zip(both, hosts, strict=True):
+            options = [f"--listen={host}:0", f"--bind={host}", f"--advertise={host}", "--dscp=46"]
+            with inside(namespace):
+                subprocess.run([IP, "link", "set", "lo", "up"], check=True)
+                servers.append(gateways.start(*options, f"--encryption={'none' if plain else 'required'}"))
+        env = profiles(aps=servers[0], alcf=servers[1])
+        app = serve_in(net.producer_gateway, stack)
+        with inside(net.producer_gateway):
+            wishes = ["--reverse", f"--target={app.address}", *(["--plain"] if plain else [])]
+            opened = s2uc("request", "aps", "alcf", *wishes, "--json", **env)
+            assert opened.code == 0, opened.err
+            uid = opened.json["uid"]
+            (side,) = s2uc("status", uid, "--s2cs=alcf", "--json", **env).json["sessions"]
+        at = Endpoint.parse(opened.json["listeners"][0])
+        meeting = Endpoint.parse(side["targets"][0]).port
+        with inside(net.consumer_gateway):
+            near = stack.enter_context(socket.create_connection((at.host, at.port), 30))
+        near.sendall(bytes(1_000_000))
+        for namespace in both:
+            with inside(namespace):
+                legs = until(lambda: wide_area_legs(meeting))
+            assert all("tos:0xb8" in leg for leg in legs)
+            # those that are ready have not been fitted yet
+            (fitted,) = (leg for leg in legs if " bbr " in leg)
+            sizes = re.search(r"skmem:\(r\d+,rb(\d+),t\d+,tb(\d+)", fitted)
+            assert sizes
+            assert min(map(int, sizes.groups())) > 8_000_000
+        near.shutdown(socket.SHUT_WR)
+        assert near.recv(9, socket.MSG_WAITALL) == b"detector:"
+        with inside(net.producer_gateway):
+            assert s2uc("release", uid, **env).code == 0
+
+
+def wide_area_legs(meeting: int) -> list[str]:
+    """What ss shows of each connection to the port `meeting`, once one of them has got BBR."""
+    shown = subprocess.run(["ss", "-Htinm", "--tos"], capture_output=True, text=True, check=True).stdout
+    blocks = re.split(r"\n(?=\S)", shown.strip())
+    legs = [" ".join(block.split()) for block in blocks if f":{meeting} " in f"{block} "]
+    return legs if any(" bbr " in leg for leg in legs) else []

@@ -20,6 +20,7 @@ from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.establish import Dial
 from scistream.dataserver.native.handshake import Handshake
 from scistream.dataserver.native.relay import EVENTS
+from scistream.dataserver.native.reverse_times import READY_TIMEOUT_S
 from scistream.dataserver.native.sockets import keep_alive, reset
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class Line:
             raise words.TalkEnded("it answers something else than a welcome")
         self._loop.establishing.discard(self)
         self._state = _State.READY
-        keep_alive(self._socket, self._dialler.worker.options.peer_timeout_s)
+        keep_alive(self._socket, min(READY_TIMEOUT_S, self._dialler.worker.options.peer_timeout_s))
         self._dialler.is_ready(self)
 
     def _listen_to_begin(self) -> None:
@@ -255,6 +256,7 @@ class Line:
         self._talk.say(words.TAKEN)
         self._state = _State.ENDED
         self._loop.forget_shared(self._socket.fileno())
+        keep_alive(self._socket, self._dialler.worker.options.peer_timeout_s)
         self._dialler.channel.begin_dialled(self._socket, self._engine)
         self._dialler.begins(self, waiting)
 

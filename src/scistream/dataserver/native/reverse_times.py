@@ -12,6 +12,9 @@ ANSWER_LIMIT_S = 3.0
 """How long the producer's side may take to begin; then another connection of it is tried."""
 LOOK_S = 0.05
 """How often a connection that waits for one of the producer's side looks whether another worker has one."""
+READY_TIMEOUT_S = 20.0
+"""How long the peer of a connection that is ready may leave everything unanswered: less than that of a
+stream, for nothing is lost with it, and whoever gets a dead one has to wait."""
 SURPLUS_S = 10.0
 """How long connections beyond the usual number are kept ready after the last need."""
 

@@ -22,6 +22,7 @@ from scistream.dataserver.base import TlsLeg
 from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.handshake import Handshake
 from scistream.dataserver.native.relay import EVENTS
+from scistream.dataserver.native.reverse_times import READY_TIMEOUT_S
 from scistream.dataserver.native.sockets import EXHAUSTED, is_tuned, keep_alive, reset
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class Spare:
         self._loop.establishing.discard(self)
         self._state = _State.READY
         self._talk.say(words.WELCOME)
-        keep_alive(self._socket, self._room.worker.options.peer_timeout_s)
+        keep_alive(self._socket, min(READY_TIMEOUT_S, self._room.worker.options.peer_timeout_s))
         self._room.serve()
 
     def ask(self, pairing: Pairing) -> None:
@@ -255,6 +256,7 @@ class Spare:
     def _taken(self) -> None:
         pairing = self._leave("it carries a stream")
         if pairing is not None:
+            keep_alive(self._socket, self._room.worker.options.peer_timeout_s)
             pairing.answered(self._socket, self._engine)
 
     def too_late(self) -> None:
