@@ -284,6 +284,7 @@ class Path:
     producer_identity: Identity = field(default_factory=Identity.make)
     consumer_identity: Identity = field(default_factory=Identity.make)
     peer_omits_close_notify: bool = False
+    rate_mbps: float = 0
     reverse: bool = False
     """Whether the producer's side dials. What are its listeners else belong to the consumer's side then."""
     hops: list[Hop] = field(default_factory=list)
@@ -323,7 +324,7 @@ class Path:
 
     def start(self, accepting: list[socket.socket], **values: Any) -> Hop:
         server = self.backend.create()
-        self.thread.run(server.start(DataServerSpec(**values)))
+        self.thread.run(server.start(DataServerSpec(**values, rate_mbps=self.rate_mbps)))
         self.hops.append(Hop(self, server, accepting))
         return self.hops[-1]
 

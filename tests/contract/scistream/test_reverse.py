@@ -5,9 +5,11 @@ That streams are the same is in `test_streams` and others, whose `path` leads th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import random
 import signal
 import socket
 import ssl
@@ -378,6 +380,62 @@ def test_an_answer_that_does_not_come_leads_to_another_connection(
                 assert receive(client, 6) == b"answer"
             assert receive_until_end(hung) == b""
     del application, far
+
+
+def test_connections_that_come_and_go_at_random_lose_nothing_and_leave_nothing(
+    own_backends: tuple[Path, Path, NativeBackend, NativeBackend],
+) -> None:
+    """Echoes of random sizes, some cut in the middle, as many at once as there are not ready by far."""
+    near, far, *_ = own_backends
+    application = far.listening()
+    consumer, producer = _both_sides(near, far, endpoint(application))
+    data = random_bytes(400_000)
+
+    def echo(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(ConnectionError):
+            while chunk := sock.recv(1 << 16):
+                sock.sendall(chunk)
+
+    def serve() -> None:
+        with ThreadPoolExecutor(CLIENTS) as pool, contextlib.suppress(OSError):
+            while True:
+                pool.submit(echo, accept(application))
+
+    def client(number: int) -> int:
+        chance = random.Random(number)
+        length, is_cut = chance.randrange(len(data)), chance.random() < 0.3
+        sock = connect(consumer.listeners[0])
+        sending = Background(lambda: send_and_end(sock, data[:length]))
+        if is_cut:
+            part = receive(sock, length // 2)
+            sending.result()
+            cut(sock)
+            assert part == data[: length // 2]
+            return 0
+        with sock:
+            assert receive_all(sock) == data[:length]
+            sending.result()
+        return length
+
+    serving = Background(serve)
+    for _ in range(2):
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            echoed = sum(pool.map(client, range(10 * CLIENTS)))
+        assert echoed > 1_000_000
+        for hop in (consumer, producer):
+            until(lambda hop=hop: hop.statistics()[0].connections_open == 0, "all are closed")
+    assert [hop.statistics()[0].connections_total for hop in (consumer, producer)] == [20 * CLIENTS] * 2
+    assert [hop.statistics()[0].connections_failed for hop in (consumer, producer)] == [0, 0]
+    meeting = producer.listeners[0]
+    until(lambda: len(_established(meeting)) == 4, "what was ready beyond the usual number is given up")
+    application.shutdown(socket.SHUT_RDWR)
+    serving.result()
+
+
+def send_and_end(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
 
 
 def test_stop_closes_everything(reverse: Path) -> None:
