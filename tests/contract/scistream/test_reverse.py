@@ -228,6 +228,8 @@ def test_strangers_get_nowhere_and_use_nothing_up(reverse_tls: Path) -> None:
         None,  # plain TCP
         tls_context(None, known),  # no certificate
         tls_context(Identity.make("session"), known),  # one of its own, with the session's name
+        tls_context(Identity.make("other"), known),  # that of another session
+        tls_context(path.consumer_identity, known),  # of this session, and not the side that dials
     ):
         stranger_talks(meeting, context)
     # more that say nothing than are let wait: they make room for who comes after them
