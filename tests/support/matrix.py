@@ -14,6 +14,7 @@ import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver import DataServerBackend, create_backend
+from scistream.dataserver.registry import omits_close_notify
 from support.relays import (
     Background,
     Hop,
@@ -35,7 +36,6 @@ class Ending(Enum):
 
     AT_ONCE = auto()
     IN_TURN = auto()
-    TOGETHER_WITH_THE_CONNECTION = auto()
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,6 @@ class Cell:
 
     @property
     def ending(self) -> Ending:
-        if self.encrypted and self.kinds == {"native", "nginx"}:
-            # Nginx ends one direction of TLS by a bare FIN, without the close_notify that says that nothing
-            # is missing. The native data server takes this as a cut, and resets both directions.
-            return Ending.TOGETHER_WITH_THE_CONNECTION
         # these may lose what they have not yet read when the other direction ends too
         return Ending.IN_TURN if self.kinds & {"haproxy", "stunnel"} else Ending.AT_ONCE
 
@@ -145,9 +141,13 @@ class Crossing:
                 backends.opened(side, kind),
                 cell.encrypted,
                 resets=kind == "native",
+                peer_omits_close_notify=omits_close_notify(peer),
                 **identities,
             )
-            for side, kind in (("producer", cell.producer), ("consumer", cell.consumer))
+            for side, kind, peer in (
+                ("producer", cell.producer, cell.consumer),
+                ("consumer", cell.consumer, cell.producer),
+            )
         ]
         try:
             yield cls(cell, *paths)

@@ -6,6 +6,7 @@ native one only, for what the programs of others do not do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -22,8 +23,10 @@ _PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the plain sessions of stunnel, which has none."""
-    left_out = [item for item in items if "[stunnel-plain" in item.name]
+    """Leave out the plain sessions of stunnel, which has none, and the reverse ones of programs."""
+    kinds = "|".join(one.id for one in _PROGRAMS)
+    none = re.compile(rf"\[stunnel-plain|\[({kinds})-reverse")
+    left_out = [item for item in items if none.search(item.name)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -60,7 +63,9 @@ def native_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterat
     yield from _opened(request, thread)
 
 
-def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) -> Iterator[Path]:
+def _path(
+    thread: LoopThread, backend: DataServerBackend, *, encrypted: bool, reverse: bool = False
+) -> Iterator[Path]:
     kind = type(backend).__name__
     path = Path(
         thread,
@@ -68,16 +73,18 @@ def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) ->
         encrypted,
         resets=kind == "NativeBackend",
         reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+        reverse=reverse,
     )
     yield path
     path.close()
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "reverse-plain", "reverse-tls"])
 def path(
     request: pytest.FixtureRequest, shared_backend: DataServerBackend, thread: LoopThread
 ) -> Iterator[Path]:
-    yield from _path(thread, shared_backend, encrypted=request.param)
+    encrypted, reverse = request.param.endswith("tls"), request.param.startswith("reverse")
+    yield from _path(thread, shared_backend, encrypted=encrypted, reverse=reverse)
 
 
 @pytest.fixture

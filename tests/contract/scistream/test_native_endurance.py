@@ -38,7 +38,7 @@ from support.relays import (
 PEER_TIMEOUT_S = 2.0
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "reverse-plain", "reverse-tls"])
 def one_worker_path(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Path]:
     """Through data servers with one worker, so that everything shares it, and little patience with peers."""
     caplog.set_level(logging.INFO, "scistream.dataserver")  # the processes are told when they start
@@ -50,7 +50,8 @@ def one_worker_path(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFix
         return backend
 
     backend = thread.run(opened())
-    path = Path(thread, backend, encrypted=request.param)
+    encrypted, reverse = request.param.endswith("tls"), request.param.startswith("reverse")
+    path = Path(thread, backend, encrypted=encrypted, reverse=reverse)
     yield path
     path.close()
     thread.run(backend.close())

@@ -178,3 +178,18 @@ def test_an_encrypted_session_is_held_to_its_rate(backend: NativeBackend) -> Non
         near, far = stack.enter_context(connect(listener)), stack.enter_context(accept(application))
         assert 0.6 * RATE_MBPS < _mbps([(near, far)]) <= 1.1 * RATE_MBPS
         _thread(backend).run(server.stop())
+
+
+@pytest.mark.parametrize("paced", ["producer", "consumer"])
+def test_a_reverse_session_is_held_to_its_rate_on_either_side(backend: NativeBackend, paced: str) -> None:
+    path = Path(_thread(backend), backend, encrypted=True, reverse=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(path.close)
+        application = path.listening()
+        path.rate_mbps = RATE_MBPS if paced == "producer" else 0
+        producer = path.producer([endpoint(application)])
+        path.rate_mbps = RATE_MBPS if paced == "consumer" else 0
+        consumer = path.consumer([endpoint(producer.listeners[0])])
+        near = stack.enter_context(connect(consumer.listeners[0]))
+        far = stack.enter_context(accept(application))
+        assert 0.6 * RATE_MBPS < _mbps([(near, far)]) <= 1.1 * RATE_MBPS

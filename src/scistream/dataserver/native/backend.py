@@ -44,6 +44,8 @@ class NativeBackend(TreeBackend):
         A value makes no sense.
     """
 
+    reverses = True
+
     def __init__(
         self,
         *,

@@ -123,9 +123,9 @@ class Loop:
         self.share_bytes = BATCH_BYTES
         self.stopping = False
         self._agenda = Agenda()
-        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), _end_step)
+        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), end_step)
         self.dial_retries = [
-            self.deadlines(wait_s, lambda dial: dial.again(), _end_step) for wait_s in DIAL_RETRIES_S
+            self.deadlines(wait_s, lambda dial: dial.again(), end_step) for wait_s in DIAL_RETRIES_S
         ]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
         self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow), _end_flow)
@@ -229,7 +229,8 @@ class Loop:
         self.pipes.close()
 
 
-def _end_step(step: Any) -> None:
+def end_step(step: Any) -> None:
+    """End the connection that a step of its setting-up belongs to."""
     step.owner.abort()
 
 

@@ -84,6 +84,14 @@ class TlsEngine(ABC):
         """
 
     @abstractmethod
+    def preface(self, received: bytes, length: int) -> bytes:
+        """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows.
+
+        For what the two sides say before the stream. What follows is had by ``open(0)``. Look at
+        `peer_has_ended` and `failure` after it.
+        """
+
+    @abstractmethod
     def pending(self) -> bytes:
         """Return what TLS itself has to say (alerts, key updates); mostly nothing."""
 

@@ -17,6 +17,8 @@ class NginxBackend(ProgramBackend):
         Its file; None looks for it where the system has its programs.
     """
 
+    omits_close_notify = True  # seen with 1.22: see `program`
+
     def __init__(self, *, workers: int = 1, binary: str | None = None) -> None:
         super().__init__("nginx", workers=workers, binary=binary)
 

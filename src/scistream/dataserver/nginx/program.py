@@ -6,8 +6,9 @@ before finish their connections ("Controlling nginx" in its documentation). Conn
 known from its access log, those that are open from the kernel.
 
 It passes on the end of one direction (``proxy_half_close``), on an encrypted leg by TCP's FIN without TLS's
-close_notify (seen with 1.22). A peer that takes that for a cut stream, as the native data server does, resets
-the connection there. Without half-close nginx would drop what still comes from the other direction.
+close_notify (seen with 1.22). To the native data server that is a cut stream, unless it is told that its
+peer is such a one (`DataServerBackend.omits_close_notify`). Without half-close nginx would drop what still
+comes from the other direction.
 """
 
 from __future__ import annotations

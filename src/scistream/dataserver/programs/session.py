@@ -89,6 +89,10 @@ class Session:
         DataServerError
             It cannot be forwarded.
         """
+        if self._body["waits"] or self._body["dials"]:
+            raise DataServerError(
+                f"{self._program.name} cannot have reverse channels; use the native data server"
+            )
         async with self._changing:
             plan = plan_of(self._body, self._listeners)
             self._program.check_plan(plan)

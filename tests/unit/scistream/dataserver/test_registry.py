@@ -10,6 +10,7 @@ from scistream.dataserver import DataServerBackend, create_backend, installed
 from scistream.dataserver.haproxy import HaproxyBackend
 from scistream.dataserver.native import NativeBackend
 from scistream.dataserver.nginx import NginxBackend
+from scistream.dataserver.registry import omits_close_notify
 from scistream.dataserver.stunnel import StunnelBackend
 from scistream.errors import ConfigurationError
 
@@ -38,6 +39,16 @@ def test_the_names_of_the_reference_select_programs(name: str, backend: type[Dat
     assert isinstance(create_backend(name), backend)
     with pytest.raises(ConfigurationError, match="at least one"):
         create_backend(name, {"workers": 0})
+
+
+@pytest.mark.parametrize("name", ["nginx", "Nginx", "NginxSubprocess", " NGINX "])
+def test_of_nginx_it_is_known_that_it_omits_the_close_notify(name: str) -> None:
+    assert omits_close_notify(name)
+
+
+@pytest.mark.parametrize("name", ["native", "haproxy", "StunnelSubprocess", "", "somebody else's"])
+def test_of_no_other_data_server_is_that_known(name: str) -> None:
+    assert not omits_close_notify(name)
 
 
 def test_an_unknown_name_lists_what_is_installed() -> None:
