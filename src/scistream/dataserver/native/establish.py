@@ -319,4 +319,6 @@ class Establishment:
             if sock is not None:
                 self._loop.forget(sock.fileno())
                 reset(sock)
+        if self._engine is not None:
+            self._engine.free()
         self._channel.establishment_ended(self, failed=True)
