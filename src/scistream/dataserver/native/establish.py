@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Deadlines, Loop
     from scistream.dataserver.native.session import Address, Channel
 
+_CUT = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""How connecting fails if the connection was there already, and was cut; refused ones are refused."""
 _HANDSHAKE_READ_BYTES = 16 * 1024
 
 
@@ -111,6 +113,10 @@ class Dial:
 
     def _refused(self, code: int | None) -> None:
         self._because(os.strerror(code or 0))
+        if code in _CUT:
+            # the target had accepted: to connect again would show it a second client
+            self._untried.clear()
+            self._retries = iter(())
 
     def _because(self, reason: str) -> None:
         self._reason = f"target {self._address[0]} port {self._address[1]}: {reason}"
