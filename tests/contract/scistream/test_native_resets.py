@@ -159,8 +159,8 @@ def test_a_client_that_finishes_while_the_gateways_shake_hands_is_heard_and_answ
 def test_a_wire_that_breaks_while_the_gateways_shake_hands_resets_the_client(
     wire: Wire, in_order: bool
 ) -> None:
+    # who has said nothing: unread bytes would reset a connection, however it is closed
     with connect(wire.consumer.listeners[0]) as near:
-        near.sendall(b"anybody there?")
         wire.hello()
         if in_order:
             wire.ends[0].close()
