@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from scistream.dataserver.native.session import Address, Channel
     from scistream.dataserver.native.tls import TlsEngine
 
+_CUT = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""How connecting fails if the connection was there already, and was cut; refused ones are refused."""
+
 
 class Dial:
     """Connect to the first of several addresses that answers; if all refuse, try again within a limit.
@@ -118,6 +121,10 @@ class Dial:
 
     def _refused(self, code: int | None) -> None:
         self._because(os.strerror(code or 0))
+        if code in _CUT:
+            # the target had accepted: to connect again would show it a second client
+            self._untried.clear()
+            self._retries = iter(())
 
     def _because(self, reason: str) -> None:
         self._reason = f"target {self._address[0]} port {self._address[1]}: {reason}"
@@ -283,4 +290,6 @@ class Establishment:
             if sock is not None:
                 self._loop.forget(sock.fileno())
                 reset(sock)
+        if self._engine is not None:
+            self._engine.free()
         self._channel.establishment_ended(self, failed=True)

@@ -117,6 +117,8 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._owners: dict[int, Owner] = {}
         self._turns: deque[Flow] = deque()
+        self.pumped = 0
+        """Flows that were run since events were asked for last."""
         self.pipes = PipePool()
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
@@ -202,6 +204,7 @@ class Loop:
                 timeout = 0
             elif agenda.running:
                 timeout = max(0.0, agenda.soonest - time.monotonic())
+            self.pumped = 0
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -212,7 +215,9 @@ class Loop:
                     # one connection met a bug: end it, and go on for all the others
                     logger.exception(_BUG)
                     self._owners[descriptor].abort()
-            for _ in range(len(turns)):
+            # not all that wait: who becomes ready now would wait for each of them; and as many as were run
+            # because of events, or whoever is ready again and again would keep those that wait from theirs
+            for _ in range(min(len(turns), max(1, self.pumped))):
                 flow = turns.popleft()
                 flow.waiting = False
                 try:

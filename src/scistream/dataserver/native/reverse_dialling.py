@@ -285,3 +285,5 @@ class Line:
         if self._socket is not None:
             self._loop.forget(self._socket.fileno())
             reset(self._socket)
+        if self._engine is not None:
+            self._engine.free()

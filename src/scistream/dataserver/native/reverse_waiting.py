@@ -271,6 +271,8 @@ class Spare:
             return
         pairing = self._leave(reason)
         reset(self._socket)
+        if self._engine is not None:
+            self._engine.free()
         if pairing is not None:
             pairing.unanswered(reason)
 

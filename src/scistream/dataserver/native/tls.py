@@ -102,6 +102,14 @@ class TlsEngine(ABC):
     def shrink(self) -> None:  # noqa: B027 - not every engine holds something
         """Free what an idle connection does not need."""
 
+    @abstractmethod
+    def free(self) -> None:
+        """Free everything at once; nothing may be called any more.
+
+        Relays and flows know each other, so that Python frees them when it next looks for such circles. It
+        does not see how much an engine holds outside of Python, and so looks too late.
+        """
+
 
 class TlsContext(ABC):
     """One session's credentials, ready for connections."""

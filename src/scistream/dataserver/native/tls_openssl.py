@@ -182,6 +182,10 @@ class OpensslEngine(TlsEngine):
         self._outgoing = _bio_new(_bio_s_mem())
         _ssl_set_bio(self._ssl, incoming, self._outgoing)
 
+    def free(self) -> None:
+        """Free the SSL object, and with it both BIOs; nothing may be called any more."""
+        del self._connection, self._ssl, self._incoming, self._outgoing
+
 
 def _reason(error: SSL.Error) -> str:
     """Return OpenSSL's words for it, which say nothing of keys."""

@@ -184,6 +184,8 @@ class OpenFlow(TlsFlow):
                 self._cut_here()
             return
         self.open(received)
+        if self.relay.closed:
+            return
         answer = engine.pending()
         back = self.back
         if answer and isinstance(back, SealFlow) and not (back.dead or back.done):
@@ -236,6 +238,10 @@ class TlsRelay(Relay):
                 while self.tls_socket.recv(_DISCARD_BYTES):
                     pass
         super().close()
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.engine.free()
 
 
 def relay_tls(

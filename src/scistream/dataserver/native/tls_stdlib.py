@@ -128,3 +128,7 @@ class StdlibEngine(TlsEngine):
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
         return self.pending()
+
+    def free(self) -> None:
+        """Free the SSL object and both BIOs; nothing may be called any more."""
+        del self._object, self._incoming, self._outgoing
