@@ -6,24 +6,25 @@ native one only, for what the programs of others do not do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend
-from support.data_servers import PROGRAMS
+from support.data_servers import PROGRAMS_MOSTLY, options_of
 from support.relays import LoopThread, Path
 
 _NATIVE = [
     pytest.param(("native", {"workers": 2, "tls_engine": engine}), id=f"native-{engine}")
     for engine in ("openssl", "stdlib")
 ]
-_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS]
+_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS_MOSTLY]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the plain sessions of stunnel, which has none."""
-    left_out = [item for item in items if "[stunnel-plain" in item.name]
+    left_out = [item for item in items if re.search(r"\[stunnel(container)?-plain", item.name)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -37,9 +38,10 @@ def thread() -> Iterator[LoopThread]:
 
 def _opened(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
     name, options = request.param
+    more = options_of(name, request)
 
     async def opened() -> DataServerBackend:
-        backend = create_backend(name, options)
+        backend = create_backend(name, {**options, **more})
         await backend.open()
         return backend
 
@@ -67,7 +69,7 @@ def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) ->
         backend,
         encrypted,
         resets=kind == "NativeBackend",
-        reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+        reads_to_the_end=not kind.startswith(("Haproxy", "Stunnel")),
     )
     yield path
     path.close()

@@ -7,10 +7,10 @@ from importlib import metadata
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend, installed
-from scistream.dataserver.haproxy import HaproxyBackend
+from scistream.dataserver.haproxy import HaproxyBackend, HaproxyContainerBackend
 from scistream.dataserver.native import NativeBackend
-from scistream.dataserver.nginx import NginxBackend
-from scistream.dataserver.stunnel import StunnelBackend
+from scistream.dataserver.nginx import NginxBackend, NginxContainerBackend
+from scistream.dataserver.stunnel import StunnelBackend, StunnelContainerBackend
 from scistream.errors import ConfigurationError
 
 
@@ -21,6 +21,15 @@ def test_the_native_data_server_is_installed() -> None:
 @pytest.mark.parametrize("name", ["native", "Native", "NATIVE", " native "])
 def test_names_match_whatever_their_case(name: str) -> None:
     assert isinstance(create_backend(name), NativeBackend)
+
+
+def test_containers_are_asked_for_by_name() -> None:
+    for name, kind in (
+        ("HaproxyContainer", HaproxyContainerBackend),
+        ("nginxcontainer", NginxContainerBackend),
+        ("STUNNELCONTAINER", StunnelContainerBackend),
+    ):
+        assert isinstance(create_backend(name, {"image": "an/image"}), kind)
 
 
 @pytest.mark.parametrize(
