@@ -6,15 +6,17 @@ import contextlib
 import hashlib
 import itertools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver import DataServerBackend, create_backend
 from scistream.dataserver.registry import omits_close_notify
+from support.data_servers import program_of
 from support.relays import (
     Background,
     Hop,
@@ -49,7 +51,12 @@ class Cell:
 
     @property
     def kinds(self) -> set[str]:
-        return {self.producer, self.consumer}
+        """What forwards, wherever it runs."""
+        return {program_of(self.producer), program_of(self.consumer)}
+
+    @property
+    def contained(self) -> bool:
+        return any(kind.endswith("container") for kind in (self.producer, self.consumer))
 
     @property
     def exists(self) -> bool:
@@ -66,7 +73,7 @@ class Cell:
 
 
 def _parameter(cell: Cell) -> object:
-    programs = sorted(cell.kinds - {"native"})
+    programs = sorted(cell.kinds - {"native"}) + ["dockerd"] * cell.contained
     return pytest.param(cell, id=str(cell), marks=[pytest.mark.peer(*programs)] if programs else [])
 
 
@@ -74,16 +81,34 @@ def _parameter(cell: Cell) -> object:
 CELLS = [_parameter(Cell(*of)) for of in itertools.product(KINDS, KINDS, (False, True), (1, 5))]
 
 
+#: The same in containers: each program on both sides, plain and encrypted where it has both.
+CONTAINER_CELLS = [
+    _parameter(Cell(f"{producer}container", f"{consumer}container", *rest))
+    for producer, consumer, *rest in (
+        ("haproxy", "nginx", False, 5),
+        ("nginx", "haproxy", True, 1),
+        ("stunnel", "stunnel", True, 5),
+    )
+]
+
+
 @dataclass
 class Backends:
-    """The data servers of two facilities, each opened when it is first asked for."""
+    """The data servers of two facilities, each opened when it is first asked for.
+
+    Parameters
+    ----------
+    options_of : callable
+        Returns what a kind of data server has to be told.
+    """
 
     thread: LoopThread
+    options_of: Callable[[str], dict[str, Any]]
     _opened: dict[tuple[str, str], DataServerBackend] = field(default_factory=dict)
 
     def opened(self, side: str, kind: str) -> DataServerBackend:
         async def opened() -> DataServerBackend:
-            backend = create_backend(kind)
+            backend = create_backend(kind, self.options_of(kind))
             await backend.open()
             return backend
 

@@ -12,20 +12,20 @@ from collections.abc import Iterator
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend
-from support.data_servers import PROGRAMS
+from support.data_servers import PROGRAMS_MOSTLY, options_of
 from support.relays import LoopThread, Path
 
 _NATIVE = [
     pytest.param(("native", {"workers": 2, "tls_engine": engine}), id=f"native-{engine}")
     for engine in ("openssl", "stdlib")
 ]
-_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS]
+_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS_MOSTLY]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the plain sessions of stunnel, which has none, and the reverse ones of programs."""
     kinds = "|".join(one.id for one in _PROGRAMS)
-    none = re.compile(rf"\[stunnel-plain|\[({kinds})-reverse")
+    none = re.compile(rf"\[stunnel(container)?-plain|\[({kinds})-reverse")
     left_out = [item for item in items if none.search(item.name)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -40,9 +40,10 @@ def thread() -> Iterator[LoopThread]:
 
 def _opened(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
     name, options = request.param
+    more = options_of(name, request)
 
     async def opened() -> DataServerBackend:
-        backend = create_backend(name, options)
+        backend = create_backend(name, {**options, **more})
         await backend.open()
         return backend
 
@@ -72,7 +73,7 @@ def _path(
         backend,
         encrypted,
         resets=kind == "NativeBackend",
-        reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+        reads_to_the_end=not kind.startswith(("Haproxy", "Stunnel")),
         reverse=reverse,
     )
     yield path
