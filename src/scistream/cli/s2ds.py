@@ -167,8 +167,13 @@ class _Relay:
         from scistream.dataserver import DataServerSpec, TlsLeg, create_backend
 
         with contextlib.ExitStack() as stack:
-            listeners = [stack.enter_context(listen_at(endpoint)) for endpoint in self.listen]
+            wan_leg = None if self.wan_leg is None else TlsLeg(self.wan_leg)
+            from_wan = TlsLeg.LISTENER in {wan_leg, self.tls.leg if self.tls else None}
             backend = create_backend("native", backend_options)
+            multipath = backend.multipath_listeners and from_wan
+            listeners = [
+                stack.enter_context(listen_at(endpoint, multipath=multipath)) for endpoint in self.listen
+            ]
             try:
                 await backend.open()
                 server = backend.create()
@@ -177,7 +182,7 @@ class _Relay:
                     listeners=tuple(listeners),
                     targets=tuple(self.targets),
                     tls=self.tls,
-                    wan_leg=None if self.wan_leg is None else TlsLeg(self.wan_leg),
+                    wan_leg=wan_leg,
                 )
                 await server.start(spec)
                 self._show_ready(listeners)
@@ -241,3 +246,7 @@ s2ds.add_command(completion)
 def main() -> None:
     """Run ``s2ds``."""
     run_program(s2ds, "s2ds")
+
+
+if __name__ == "__main__":  # for programs that start it by this interpreter
+    main()

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scistream.dataserver.multipath import protocol
 from scistream.errors import ConfigurationError, ResourceExhausted
 
 # Connections that wait while the data server starts, or is busy; the kernel caps it at net.core.somaxconn.
@@ -15,10 +16,21 @@ _BACKLOG = 1024
 
 @dataclass(frozen=True, slots=True)
 class BindAddress:
-    """One local address that listeners are bound to."""
+    """One local address that listeners are bound to.
+
+    Parameters
+    ----------
+    family : socket.AddressFamily
+        Of `host`.
+    host : str
+        The address.
+    multipath : bool
+        Accept MPTCP there, and TCP from those who do not speak it.
+    """
 
     family: socket.AddressFamily
     host: str
+    multipath: bool = False
 
 
 @dataclass(slots=True)
@@ -29,7 +41,7 @@ class Bound:
     taken: list[int] = field(default_factory=list)
 
 
-def resolve(host: str, option: str = "--bind") -> BindAddress:
+def resolve(host: str, option: str = "--bind", *, multipath: bool = False) -> BindAddress:
     """Return the first local address of `host`, which the operator gave as `option`.
 
     Raises
@@ -42,7 +54,7 @@ def resolve(host: str, option: str = "--bind") -> BindAddress:
     except OSError as error:
         raise ConfigurationError(f"{option} {host} cannot be resolved: {error.strerror}") from error
     family, *_, address = found[0]
-    return BindAddress(family, str(address[0]))
+    return BindAddress(family, str(address[0]), multipath)
 
 
 def bind_listeners(address: BindAddress, ports: Iterable[int]) -> Bound:
@@ -70,7 +82,7 @@ def bind_listeners(address: BindAddress, ports: Iterable[int]) -> Bound:
 
 
 def _listen(address: BindAddress, port: int) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    sock = socket.socket(address.family, socket.SOCK_STREAM, protocol(multipath=address.multipath))
     try:
         # lets a port be used again while old connections of it are in TIME_WAIT; never two listeners
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

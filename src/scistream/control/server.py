@@ -117,6 +117,7 @@ class ControlServer:
             encryption=config.encryption,
             limits=config.limits,
             capacity=Capacity(config.capacity_mbps),
+            reverses=backend.reverses,
         )
         runtime = Runtime(table, gateway, journal)
         server = grpc.aio.server(options=_OPTIONS)
@@ -170,8 +171,11 @@ class ControlServer:
     def _gateway(self, backend: DataServerBackend, state: StateDirectory | None) -> Gateway:
         config = self._config
         ports, advertised = config.ports, config.advertised_ports
+        multipath = backend.multipath_listeners and not config.pace  # the kernel cannot pace MPTCP
         return Gateway(
-            wan=Network(bind=resolve(config.bind_host), advertise_host=config.advertise_host),
+            wan=Network(
+                bind=resolve(config.bind_host, multipath=multipath), advertise_host=config.advertise_host
+            ),
             lan=Network(bind=resolve(config.bind_lan_host, "--bind-lan"), advertise_host=config.lan_host),
             backend=backend,
             data_server=config.data_server,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,31 @@ def test_a_session_carries_bytes_encrypted_between_the_applications_and_leaves_n
     assert ended["channels"][0] == {**ours["channels"][0], "connections_open": 0}
     for server in (producer, consumer):
         assert server.stop() == (143, [])
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+def test_two_gateways_with_mptcp_use_it_between_them_only(
+    gateways: Gateways, application: Applications
+) -> None:
+    producer, consumer, app = gateways.start("--mptcp"), gateways.start("--mptcp"), application("detector")
+    session = finish(request(producer, consumer, app)).json
+    wan = Endpoint.parse(sessions(producer)[0]["listeners"][0])
+    lan = Endpoint.parse(session["listeners"][0])
+    with socket.create_connection((lan.host, lan.port)) as sock:
+        sock.settimeout(20)
+        sock.sendall(b"a")
+        until(lambda: _multipath(wan.port) == 2)
+        sock.sendall(b"b")
+        sock.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: sock.recv(100), b"")) == b"detector:ab"
+    assert _multipath(app.listener.getsockname()[1]) == 0
+    assert _multipath(lan.port) == 0
+
+
+def _multipath(port: int) -> int:
+    """Return how many ends of connections to or from `port` are MPTCP, and their peer's too."""
+    filtered = ["ss", "-HMni", "state", "established", f"( sport = :{port} or dport = :{port} )"]
+    return subprocess.run(filtered, capture_output=True, text=True, check=True).stdout.count("remote_key")
 
 
 def test_who_does_not_hold_the_session_key_does_not_reach_the_application(
@@ -248,7 +274,7 @@ def data_server_of(server: ControlServerProcess) -> psutil.Process:
 
 def worker_that_carries(server: ControlServerProcess, app: Application) -> psutil.Process:
     """The worker with a connection to the application."""
-    port = Endpoint.parse(app.address).port
+    port = app.port
     (carrier,) = (
         worker
         for worker in data_server_of(server).children()

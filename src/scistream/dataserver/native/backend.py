@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from scistream.dataserver.multipath import why_no_multipath
 from scistream.dataserver.tree.backend import TreeBackend
 from scistream.errors import ConfigurationError
 
@@ -31,7 +32,7 @@ class NativeBackend(TreeBackend):
     dscp : int or None
         Differentiated services code point of what is sent on wide-area legs.
     mptcp : bool
-        Dial wide-area legs with MPTCP, which falls back to TCP where the other side does not have it.
+        Dial and accept wide-area legs with MPTCP, which is TCP where the other side does not have it.
     peer_timeout_s : float
         A connection whose peer has left everything unanswered for so long is reset.
     tls_engine : str or None
@@ -42,6 +43,8 @@ class NativeBackend(TreeBackend):
     ConfigurationError
         A value makes no sense.
     """
+
+    reverses = True
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class NativeBackend(TreeBackend):
             raise ConfigurationError(
                 f"peer_timeout_s is {peer_timeout_s}: at least {MIN_PEER_TIMEOUT_S} are needed"
             )
+        self._multipath_listeners = mptcp and not why_no_multipath()
         super().__init__(
             "native",
             "scistream.dataserver.native",
@@ -79,3 +83,8 @@ class NativeBackend(TreeBackend):
                 "tls_engine": tls_engine,
             },
         )
+
+    @property
+    def multipath_listeners(self) -> bool:
+        """Whether listeners that other gateways connect to are to accept MPTCP besides TCP."""
+        return self._multipath_listeners

@@ -9,6 +9,7 @@ connections that are short need none.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -71,7 +72,8 @@ class DeadPeers:
                             info.silent_s,
                         )
                         # after what came before, its end is read, which is that of a cut stream
-                        flow.source.shutdown(socket.SHUT_RD)
+                        with contextlib.suppress(OSError):  # its error has come meanwhile
+                            flow.source.shutdown(socket.SHUT_RD)
                         relay.cut(flow)
 
 

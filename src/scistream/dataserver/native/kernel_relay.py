@@ -112,9 +112,7 @@ class KernelOpenFlow(SpliceFlow):
 
     __slots__ = ("_ended", "_failure", "_omitted")
 
-    def __init__(
-        self, relay: Relay, source: socket.socket, sink: socket.socket, *, omitted: bool = False
-    ) -> None:
+    def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket, *, omitted: bool) -> None:
         super().__init__(relay, source, sink)
         self._omitted = omitted
         self._ended = False  # in whichever way; nothing is read any more
@@ -265,7 +263,8 @@ def relay_kernel(
     tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
     relay = KernelRelay(loop, channel, accepted, target, tls_socket)
     seal = KernelSealFlow(relay, plain, tls_socket)
-    opening = KernelOpenFlow(relay, tls_socket, plain)
+    omitted = channel.session.peer_omits_close_notify
+    opening = KernelOpenFlow(relay, tls_socket, plain, omitted=omitted)
     if tls_accepted:
         relay.join(opening, seal)
     else:

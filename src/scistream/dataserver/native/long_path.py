@@ -13,11 +13,13 @@ small the third is set. It is never made smaller afterwards: its window has been
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from scistream.dataserver.multipath import IPPROTO_MPTCP
 from scistream.dataserver.native.sockets import set_congestion_control, why_no_congestion_control
 
 logger = logging.getLogger(__name__)
@@ -90,10 +92,12 @@ class LongPath:
     buffer_bytes: int | None
     dscp: int | None
 
-    @property
-    def windows_are_small(self) -> bool:
-        """Whether something is to be done before connections are established."""
-        return self.buffer_bytes != 0 and self.window_scale < WINDOW_SCALE
+    def opens_windows_early(self, sock: socket.socket) -> bool:
+        """Return whether the receive buffer is to be set before `sock` connects or listens.
+
+        The window of an MPTCP connection cannot be raised afterwards at all.
+        """
+        return self.buffer_bytes != 0 and (self.window_scale < WINDOW_SCALE or sock.proto == IPPROTO_MPTCP)
 
     def prepare(self, sock: socket.socket, connections: int) -> None:
         """Set what has to be there before `sock` connects or listens, or accepts the next connection.
@@ -108,7 +112,7 @@ class LongPath:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self.dscp << _DSCP_SHIFT)
             # an IPv6 socket may carry IPv4
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self.dscp << _DSCP_SHIFT)
-        if self.windows_are_small:
+        if self.opens_windows_early(sock):
             size = WINDOW_BUFFER_BYTES // max(1, connections)
             if self.receive.gains_from(size):
                 self._set_receive_buffer(sock, size)
@@ -141,7 +145,11 @@ class LongPath:
         ):
             self._set_receive_buffer(sock, wanted)
             # the window may not grow beyond what the buffer allowed when the connection was established
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, wanted)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, wanted)
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT:  # MPTCP, whose window was opened early
+                    raise
 
     def _wanted_bytes(self, round_trip_s: float, rate_mbps: float, connections: int) -> int:
         if self.buffer_bytes is not None:

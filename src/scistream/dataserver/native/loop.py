@@ -39,6 +39,8 @@ CUT_POLL_S = 0.01
 IDLE_S = 5.0
 """A TLS connection that has sealed nothing for so long gives memory back."""
 
+_BUG = "a connection is ended because its handler failed"
+
 T = TypeVar("T")
 
 
@@ -115,27 +117,52 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._owners: dict[int, Owner] = {}
         self._turns: deque[Flow] = deque()
+        self.pumped = 0
+        """Flows that were run since events were asked for last."""
         self.pipes = PipePool()
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
         self.share_bytes = BATCH_BYTES
         self.stopping = False
         self._agenda = Agenda()
-        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda item: item.too_late())
-        self.dial_retries = [self.deadlines(wait_s, lambda dial: dial.again()) for wait_s in DIAL_RETRIES_S]
+        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), end_step)
+        self.dial_retries = [
+            self.deadlines(wait_s, lambda dial: dial.again(), end_step) for wait_s in DIAL_RETRIES_S
+        ]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
-        self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow))
-        self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run())
-        self.bulky = self.deadlines(IDLE_S, lambda flow: flow.shrink_if_idle())
+        self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow), _end_flow)
+        self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run(), _end_flow)
+        self.bulky = self.deadlines(IDLE_S, lambda flow: flow.shrink_if_idle(), _end_flow)
 
     def share_among(self, connections: int) -> None:
         """Let each of so many connections hold so much less that all together are bounded if all stall."""
         share = CROWD_BYTES // max(1, connections)
         self.share_bytes = max(COPIED_BYTES, min(BATCH_BYTES, share))
 
-    def deadlines(self, limit_s: float, action: Callable[[Any], None]) -> Deadlines[Any]:
-        """Return a time limit that this loop looks after."""
-        return Deadlines(limit_s, action, self._agenda)
+    def deadlines(
+        self, limit_s: float, action: Callable[[Any], None], end: Callable[[Any], None] | None = None
+    ) -> Deadlines[Any]:
+        """Return a time limit that this loop looks after.
+
+        Parameters
+        ----------
+        limit_s : float
+            When `action` is called with the item.
+        end : callable, optional
+            Ends the one connection that the item belongs to, after a bug in `action`; without it the bug ends
+            the loop.
+        """
+
+        def act(item: Any) -> None:
+            try:
+                action(item)
+            except Exception:
+                if end is None:
+                    raise
+                logger.exception(_BUG)
+                end(item)
+
+        return Deadlines(limit_s, act, self._agenda)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None], owner: Owner) -> None:
         """Call `handler` with epoll's event bits whenever `descriptor` has some of `events`.
@@ -177,6 +204,7 @@ class Loop:
                 timeout = 0
             elif agenda.running:
                 timeout = max(0.0, agenda.soonest - time.monotonic())
+            self.pumped = 0
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -185,15 +213,17 @@ class Loop:
                     handler(events)
                 except Exception:
                     # one connection met a bug: end it, and go on for all the others
-                    logger.exception("a connection is ended because its handler failed")
+                    logger.exception(_BUG)
                     self._owners[descriptor].abort()
-            for _ in range(len(turns)):
+            # not all that wait: who becomes ready now would wait for each of them; and as many as were run
+            # because of events, or whoever is ready again and again would keep those that wait from theirs
+            for _ in range(min(len(turns), max(1, self.pumped))):
                 flow = turns.popleft()
                 flow.waiting = False
                 try:
                     flow.run()
                 except Exception:
-                    logger.exception("a connection is ended because its handler failed")
+                    logger.exception(_BUG)
                     flow.relay.abort()
             if agenda.running and (now := time.monotonic()) >= agenda.soonest:
                 agenda.act(now)
@@ -202,3 +232,12 @@ class Loop:
         """Free the loop's own descriptors."""
         self._epoll.close()
         self.pipes.close()
+
+
+def end_step(step: Any) -> None:
+    """End the connection that a step of its setting-up belongs to."""
+    step.owner.abort()
+
+
+def _end_flow(flow: Flow) -> None:
+    flow.relay.abort()

@@ -93,6 +93,7 @@ class Flow:
         """Move what can be moved now; come back later if there is more than a fair share."""
         if self.done or self.dead or self.waiting:
             return
+        self.relay.loop.pumped += 1
         if self.pump():
             self.waiting = True
             self.relay.loop.run_again(self)
@@ -145,8 +146,12 @@ class Relay:
         to_target.back, from_target.back = from_target, to_target
         self.channel.relay_begins(self)
         # epoll reports all that is there already, an end of stream included
-        self.loop.watch(self.accepted.fileno(), EVENTS, to_target.on_source_events, self)
-        self.loop.watch(self.target.fileno(), EVENTS, from_target.on_source_events, self)
+        try:
+            self.loop.watch(self.accepted.fileno(), EVENTS, to_target.on_source_events, self)
+            self.loop.watch(self.target.fileno(), EVENTS, from_target.on_source_events, self)
+        except OSError:  # the kernel watches no more descriptors for this user
+            self.abort()
+            raise
 
     def cut(self, flow: Flow) -> None:
         """Deliver what came before the source of `flow` broke; take nothing more for it."""

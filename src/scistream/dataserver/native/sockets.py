@@ -11,6 +11,8 @@ import struct
 import termios
 from typing import Any
 
+from scistream.dataserver.multipath import protocol
+
 KEEPALIVE_PROBES = 6
 LISTEN_BACKLOG = 4096
 
@@ -24,7 +26,6 @@ IDLE_PIPES = 64
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
-_IPPROTO_MPTCP = 262  # linux/in.h; not every build of the socket module has it
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
 _INT_BYTES = struct.calcsize("i")
 
@@ -75,8 +76,7 @@ def stream_socket(family: int, *, multipath: bool = False) -> socket.socket:
     OSError
         No descriptor is left, or the kernel has no such family or no MPTCP.
     """
-    protocol = _IPPROTO_MPTCP if multipath else 0
-    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol(multipath=multipath))
 
 
 def set_congestion_control(sock: socket.socket, name: str) -> None:

@@ -92,6 +92,14 @@ class TlsEngine(ABC):
         """
 
     @abstractmethod
+    def preface(self, received: bytes, length: int) -> bytes:
+        """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows.
+
+        For what the two sides say before the stream. What follows is had by ``open(0)``. Look at
+        `peer_has_ended` and `failure` after it.
+        """
+
+    @abstractmethod
     def pending(self) -> bytes:
         """Return what TLS itself has to say (alerts, key updates); mostly nothing."""
 
@@ -113,6 +121,14 @@ class TlsEngine(ABC):
 
     def shrink(self) -> None:  # noqa: B027 - not every engine holds something
         """Free what an idle connection does not need."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Free everything at once; nothing may be called any more.
+
+        Relays and flows know each other, so that Python frees them when it next looks for such circles. It
+        does not see how much an engine holds outside of Python, and so looks too late.
+        """
 
 
 class TlsContext(ABC):

@@ -164,3 +164,43 @@ def test_a_key_that_does_not_fit_is_refused_without_being_shown(engine: str) -> 
 def test_an_unknown_engine_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match="kernel, openssl, stdlib"):
         load_engine("gnutls")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_words_before_the_stream_are_had_one_by_one_and_nothing_after_them_is_lost(
+    engine: str, piece: int
+) -> None:
+    pair = engines(engine, engine)
+    shake_hands(pair)
+    (client, scratch), (server, far_scratch) = pair
+    sealed = b""
+    for data in (b"W", b"G12", b"and the stream"):
+        scratch.input[: len(data)] = data
+        sealed += bytes(scratch.output[: client.seal(len(data))])
+    heard = b""
+    while len(heard) < 4:
+        part, sealed = sealed[:piece], sealed[piece:]
+        heard += server.preface(part, 1 - len(heard) if not heard else 4 - len(heard))
+    assert heard == b"WG12"
+    # what came with the last word is in the engine, what comes later is not yet
+    stream = bytes(far_scratch.output[: server.open(0)])
+    assert stream + feed(pair[1], sealed) == b"and the stream"
+    assert server.failure is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_end_in_place_of_a_word_is_an_end(engine: str) -> None:
+    pair = engines(engine, engine)
+    shake_hands(pair)
+    (client, _), (server, _) = pair
+    assert server.preface(client.end(), 1) == b""
+    assert server.peer_has_ended
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_in_a_reverse_session_the_consumers_side_is_the_server(engine: str) -> None:
+    consumer = make_context(credentials(TlsLeg.TARGET, CONSUMER, PRODUCER, reverse=True), engine)
+    producer = make_context(credentials(TlsLeg.LISTENER, PRODUCER, CONSUMER, reverse=True), engine)
+    near, far = Scratch(), Scratch()
+    shake_hands(((producer.engine(near), near), (consumer.engine(far), far)))
