@@ -40,7 +40,8 @@ from control_gateways import Gateway, Site, Use, ports_held
 from control_load import Load
 from control_setup import command_times, library_times, start_up_times
 from control_streams import Applications, Streams
-from relay_load import Sink
+
+from scistream.bench.sink import Sink
 
 Figures = dict[str, float]
 Table = dict[str, Figures]

@@ -21,10 +21,10 @@ from typing import Any
 
 import psutil
 from control_load import pinned
-from relay_load import cpu_seconds, tree
 
 from scistream.auth.certificates import write_certificate
 from scistream.auth.shared_key import create_token_file, read_token_file
+from scistream.bench.processes import cpu_seconds, tree
 
 PROGRAMS = Path(sys.executable).parent
 _START_LIMIT_S = 30

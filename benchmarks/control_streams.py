@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 
 from control_load import UID_BYTES
-from relay_load import CHUNK_BYTES, DISCARD, Sink, connect
+
+from scistream.bench.load import CHUNK_BYTES
+from scistream.bench.sink import DISCARD, Sink, connect
 
 _COUNT_BYTES = 8
 _LIMIT_S = 30

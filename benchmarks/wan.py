@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relay_peers import Hop, Relay, haproxy, ours, program, version, write_certificates
 from wan_line import Line, inside
 from wan_load import Producer, received_gbps
 from wan_network import (
@@ -38,6 +37,8 @@ from wan_network import (
     Network,
     network,
 )
+
+from scistream.bench.peers import Hop, Relay, haproxy, ours, program, version, write_certificates
 
 SMALL_BUFFER_BYTES = 256 * 1024
 LINES = {

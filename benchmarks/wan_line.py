@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scistream.bench.processes import end_with_parent
+
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0  # linux/if_tun.h
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x01, 0x02, 0x04
@@ -143,7 +145,7 @@ def _start(line: Line, source: int, sink: int) -> int:
 
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent ends, however that ends; Ctrl-C is the parent's."""
-    _check(_libc.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

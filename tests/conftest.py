@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.container_engine import container_engine as container_engine  # noqa: PLC0414 - a fixture
+
 REQUIRE_PEERS = os.environ.get("MINISTREAM_REQUIRE_PEERS") == "1"
 
 
@@ -32,8 +34,10 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_process_left() -> Iterator[None]:
+def _no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and end that process."""
+    if any("dockerd" in marker.args for marker in request.node.iter_markers("peer")):
+        request.getfixturevalue("container_engine")  # which stays, for all tests that want one
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]

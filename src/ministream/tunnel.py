@@ -1,4 +1,4 @@
-"""Sessions through gateways, for the pipeline: the only module that knows `scistream`.
+"""Sessions through gateways, for the pipeline: the only module, beside `bench`, that knows `scistream`.
 
 It prepares the files of a facility on this host (certificate, key, token), says which command starts its
 control server, and opens a session between two of them whose channels appear as ZeroMQ addresses.

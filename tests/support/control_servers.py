@@ -45,6 +45,7 @@ class RelayServer(DataServer):
         self.spec: DataServerSpec | None = None
         self.targets: tuple[Endpoint, ...] = ()
         self.tls: TlsCredentials | None = None
+        self.dials: tuple[Endpoint, ...] = ()
         self.servers: list[asyncio.Server] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +104,9 @@ class RelayServer(DataServer):
         if writer.can_write_eof():
             writer.write_eof()
 
-    async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
+    async def retarget(
+        self, targets: Sequence[Endpoint], tls: TlsCredentials | None, *, dials: Sequence[Endpoint] = ()
+    ) -> None:
         self.backend.retargets += 1
         await self.backend.may_retarget.wait()
         if self.backend.retarget_kills:
@@ -112,7 +115,7 @@ class RelayServer(DataServer):
             raise DataServerError(self.backend.retarget_error)
         if self.ended.done():
             raise DataServerError("it is not running")
-        self.targets, self.tls = tuple(targets), tls
+        self.targets, self.tls, self.dials = tuple(targets), tls, tuple(dials)
 
     async def stop(self) -> None:
         await self.backend.may_stop.wait()

@@ -42,12 +42,16 @@ class DrivenSession:
         return self.table.handle(e.Request(key=self.key, call=self.call(), **values))
 
     def bound(self, *ports: int) -> Commands:
-        ports = ports or self.table.get(self.key).ports
+        session = self.table.get(self.key)
+        ports = ports or session.ports
+        # as others reach them: never the bound ports
+        outside = tuple(Endpoint("gw", port + 10_000) for port in ports)
+        own = session.num_conn if session.reverse else len(ports)
         return self.table.handle(
             e.ListenersBound(
                 key=self.key,
-                # as others reach them: never the bound ports
-                listeners=tuple(Endpoint("gw", port + 10_000) for port in ports),
+                listeners=outside[:own],
+                reverse_listeners=outside[own:],
                 ports=ports,
                 certificate_pem=CERTIFICATE,
             )
@@ -58,9 +62,11 @@ class DrivenSession:
             e.Hello(key=self.key, call=self.call(), role=role or self.role, addresses=addresses)
         )
 
-    def update(self, *targets: Endpoint, peer: bytes = PEER, role: Role | None = None) -> Commands:
+    def update(
+        self, *targets: Endpoint, peer: bytes = PEER, role: Role | None = None, **more: Any
+    ) -> Commands:
         update = e.Update(
-            key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer
+            key=self.key, call=self.call(), role=role, targets=targets, peer_certificate_pem=peer, **more
         )
         return self.ordered(self.table.handle(update))
 
@@ -132,6 +138,8 @@ def data_server_ready(order: c.StartDataServer) -> e.DataServerReady:
         generation=order.generation,
         targets=order.targets,
         peer_certificate_pem=order.peer_certificate_pem,
+        peer_data_server=order.peer_data_server,
+        reverse_listeners=order.reverse_listeners,
     )
 
 

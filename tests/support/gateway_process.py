@@ -78,6 +78,7 @@ class GatewayProcess:
         kind: str = "native",
         workers: int = 2,
         orphan_limit_s: float = 60,
+        **settings: Any,
     ) -> GatewayProcess:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "support.gateway_process", str(directory), str(orphan_limit_s)],
@@ -90,7 +91,9 @@ class GatewayProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         print(
-            json.dumps({"kind": kind, "workers": workers, "sessions": list(sessions)}),
+            json.dumps(
+                {"kind": kind, "settings": {"workers": workers, **settings}, "sessions": list(sessions)}
+            ),
             file=process.stdin,
             flush=True,
         )
@@ -117,7 +120,7 @@ async def _main(directory: Path, orphan_limit_s: float) -> None:
     order = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
     inheritable = socket.create_server(("127.0.0.1", 0))
     inheritable.set_inheritable(True)
-    backend = create_backend(order["kind"], {"workers": order["workers"]})
+    backend = create_backend(order["kind"], order["settings"])
     await backend.open(Persistence(directory, orphan_limit_s))
     handles, ports, kept = {}, {}, []
     for body in order["sessions"]:

@@ -6,14 +6,17 @@ import contextlib
 import hashlib
 import itertools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver import DataServerBackend, create_backend
+from scistream.dataserver.registry import omits_close_notify
+from support.data_servers import program_of
 from support.relays import (
     Background,
     Hop,
@@ -35,7 +38,6 @@ class Ending(Enum):
 
     AT_ONCE = auto()
     IN_TURN = auto()
-    TOGETHER_WITH_THE_CONNECTION = auto()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,12 @@ class Cell:
 
     @property
     def kinds(self) -> set[str]:
-        return {self.producer, self.consumer}
+        """What forwards, wherever it runs."""
+        return {program_of(self.producer), program_of(self.consumer)}
+
+    @property
+    def contained(self) -> bool:
+        return any(kind.endswith("container") for kind in (self.producer, self.consumer))
 
     @property
     def exists(self) -> bool:
@@ -58,10 +65,6 @@ class Cell:
 
     @property
     def ending(self) -> Ending:
-        if self.encrypted and self.kinds == {"native", "nginx"}:
-            # Nginx ends one direction of TLS by a bare FIN, without the close_notify that says that nothing
-            # is missing. The native data server takes this as a cut, and resets both directions.
-            return Ending.TOGETHER_WITH_THE_CONNECTION
         # these may lose what they have not yet read when the other direction ends too
         return Ending.IN_TURN if self.kinds & {"haproxy", "stunnel"} else Ending.AT_ONCE
 
@@ -70,7 +73,7 @@ class Cell:
 
 
 def _parameter(cell: Cell) -> object:
-    programs = sorted(cell.kinds - {"native"})
+    programs = sorted(cell.kinds - {"native"}) + ["dockerd"] * cell.contained
     return pytest.param(cell, id=str(cell), marks=[pytest.mark.peer(*programs)] if programs else [])
 
 
@@ -78,16 +81,34 @@ def _parameter(cell: Cell) -> object:
 CELLS = [_parameter(Cell(*of)) for of in itertools.product(KINDS, KINDS, (False, True), (1, 5))]
 
 
+#: The same in containers: each program on both sides, plain and encrypted where it has both.
+CONTAINER_CELLS = [
+    _parameter(Cell(f"{producer}container", f"{consumer}container", *rest))
+    for producer, consumer, *rest in (
+        ("haproxy", "nginx", False, 5),
+        ("nginx", "haproxy", True, 1),
+        ("stunnel", "stunnel", True, 5),
+    )
+]
+
+
 @dataclass
 class Backends:
-    """The data servers of two facilities, each opened when it is first asked for."""
+    """The data servers of two facilities, each opened when it is first asked for.
+
+    Parameters
+    ----------
+    options_of : callable
+        Returns what a kind of data server has to be told.
+    """
 
     thread: LoopThread
+    options_of: Callable[[str], dict[str, Any]]
     _opened: dict[tuple[str, str], DataServerBackend] = field(default_factory=dict)
 
     def opened(self, side: str, kind: str) -> DataServerBackend:
         async def opened() -> DataServerBackend:
-            backend = create_backend(kind)
+            backend = create_backend(kind, self.options_of(kind))
             await backend.open()
             return backend
 
@@ -145,9 +166,13 @@ class Crossing:
                 backends.opened(side, kind),
                 cell.encrypted,
                 resets=kind == "native",
+                peer_omits_close_notify=omits_close_notify(peer),
                 **identities,
             )
-            for side, kind in (("producer", cell.producer), ("consumer", cell.consumer))
+            for side, kind, peer in (
+                ("producer", cell.producer, cell.consumer),
+                ("consumer", cell.consumer, cell.producer),
+            )
         ]
         try:
             yield cls(cell, *paths)

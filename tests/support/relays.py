@@ -23,6 +23,7 @@ from scistream.dataserver import (
     DataServer,
     DataServerBackend,
     DataServerSpec,
+    Reverse,
     TlsCredentials,
     TlsLeg,
 )
@@ -61,12 +62,13 @@ class Identity:
         return cls(*make_session_certificate(uid))
 
 
-def credentials(leg: TlsLeg, own: Identity, peer: Identity) -> TlsCredentials:
+def credentials(leg: TlsLeg, own: Identity, peer: Identity, **more: bool) -> TlsCredentials:
     return TlsCredentials(
         leg=leg,
         certificate_pem=own.certificate,
         private_key_pem=own.key,
         peer_certificate_pem=peer.certificate,
+        **more,
     )
 
 
@@ -261,7 +263,8 @@ class Hop:
         return self.path.thread.run(self.server.statistics())
 
     def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
-        self.path.thread.run(self.server.retarget(targets, tls))
+        dials = tuple(map(endpoint, self.listeners)) if self.path.reverse else ()
+        self.path.thread.run(self.server.retarget(targets, tls, dials=dials))
 
     def stop(self) -> None:
         self.path.thread.run(self.server.stop())
@@ -280,6 +283,10 @@ class Path:
     """Whether all arrives if both directions end at once; others may lose what they have not read by then."""
     producer_identity: Identity = field(default_factory=Identity.make)
     consumer_identity: Identity = field(default_factory=Identity.make)
+    peer_omits_close_notify: bool = False
+    rate_mbps: float = 0
+    reverse: bool = False
+    """Whether the producer's side dials. What are its listeners else belong to the consumer's side then."""
     hops: list[Hop] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
 
@@ -287,13 +294,17 @@ class Path:
     def producer_tls(self) -> TlsCredentials | None:
         if not self.encrypted:
             return None
-        return credentials(TlsLeg.LISTENER, self.producer_identity, self.consumer_identity)
+        return self._credentials(TlsLeg.LISTENER, self.producer_identity, self.consumer_identity)
 
     @property
     def consumer_tls(self) -> TlsCredentials | None:
         if not self.encrypted:
             return None
-        return credentials(TlsLeg.TARGET, self.consumer_identity, self.producer_identity)
+        return self._credentials(TlsLeg.TARGET, self.consumer_identity, self.producer_identity)
+
+    def _credentials(self, leg: TlsLeg, own: Identity, peer: Identity) -> TlsCredentials:
+        more = {"peer_omits_close_notify": self.peer_omits_close_notify, "reverse": self.reverse}
+        return credentials(leg, own, peer, **more)
 
     def listening(self, host: str = LOCALHOST) -> socket.socket:
         self.sockets.append(listening(host))
@@ -309,17 +320,56 @@ class Path:
         uid: str = "session",
     ) -> Hop:
         listeners = [self.listening(host) for _ in range(channels)]
+        return self.start(listeners, uid=uid, listeners=tuple(listeners), targets=tuple(targets), tls=tls)
+
+    def start(self, accepting: list[socket.socket], **values: Any) -> Hop:
         server = self.backend.create()
-        spec = DataServerSpec(uid=uid, listeners=tuple(listeners), targets=tuple(targets), tls=tls)
-        self.thread.run(server.start(spec))
-        self.hops.append(Hop(self, server, listeners))
+        self.thread.run(server.start(DataServerSpec(**values, rate_mbps=self.rate_mbps)))
+        self.hops.append(Hop(self, server, accepting))
         return self.hops[-1]
 
-    def producer(self, targets: Sequence[Endpoint], **options: Any) -> Hop:
-        return self.hop(targets, self.producer_tls, **options)
+    def producer(
+        self,
+        targets: Sequence[Endpoint],
+        *,
+        channels: int = 1,
+        host: str = LOCALHOST,
+        uid: str = "session",
+    ) -> Hop:
+        if not self.reverse:
+            return self.hop(targets, self.producer_tls, channels=channels, host=host, uid=uid)
+        meeting = [self.listening(host) for _ in range(channels)]
+        return self.start(
+            meeting,
+            uid=uid,
+            listeners=(),
+            targets=tuple(targets),
+            tls=self.producer_tls,
+            wan_leg=TlsLeg.LISTENER,
+            reverse=Reverse(dials=tuple(map(endpoint, meeting))),
+        )
 
-    def consumer(self, targets: Sequence[Endpoint], **options: Any) -> Hop:
-        return self.hop(targets, self.consumer_tls, **options)
+    def consumer(
+        self,
+        targets: Sequence[Endpoint],
+        *,
+        channels: int = 1,
+        host: str = LOCALHOST,
+        uid: str = "session",
+    ) -> Hop:
+        if not self.reverse:
+            return self.hop(targets, self.consumer_tls, channels=channels, host=host, uid=uid)
+        known = {endpoint(sock): sock for sock in self.sockets if sock.fileno() >= 0}
+        listeners = [self.listening(host) for _ in range(channels)]
+        return self.start(
+            listeners,
+            uid=uid,
+            listeners=tuple(listeners),
+            targets=(),
+            tls=self.consumer_tls,
+            wan_leg=TlsLeg.TARGET,
+            reverse=Reverse(waits_at=tuple(known[target] for target in targets)),
+        )
 
     def both(self, target: Endpoint) -> tuple[Hop, Hop]:
         """Return (consumer's, producer's) hop on the way to `target`."""
@@ -350,8 +400,13 @@ class Path:
 
 
 def descendants() -> list[psutil.Process]:
-    """All processes that this one has started, directly or not."""
-    return psutil.Process().children(recursive=True)
+    """All processes that this one has started, directly or not; but the Docker Engine that tests share."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not process.name().startswith(("dockerd", "containerd")):
+                found.append(process)
+    return found
 
 
 def open_descriptors(processes: Sequence[psutil.Process]) -> int:

@@ -1,4 +1,4 @@
-"""``s2uc`` on a terminal: what a person sees and types."""
+"""``s2uc``, or another program of ours, on a terminal: what a person sees and types."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from support.gateways import PROGRAMS, TIMEOUT_S
 
 
 class Terminal:
-    """``s2uc`` on a terminal of its own."""
+    """A program on a terminal of its own."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, program: str = "s2uc", **environment: str) -> None:
         self.master, slave = pty.openpty()
         self.seen = ""
         self.process = subprocess.Popen(
-            [PROGRAMS / "s2uc", *arguments],
+            [PROGRAMS / program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -45,6 +45,7 @@ class Peer:
     incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
     outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
     tls: Any = None
+    opened: bytearray = field(default_factory=bytearray)
 
     def handshake(self, context: ssl.SSLContext, *, last_words: bytes = b"") -> None:
         """Shake hands; `last_words` go out in the same packet as the end of the handshake."""
@@ -59,3 +60,12 @@ class Peer:
         if last_words:
             self.tls.write(last_words)
         self.raw.sendall(self.outgoing.read())
+
+    def receive(self) -> None:
+        """Take what comes next into `opened`."""
+        received = self.raw.recv(1 << 16)
+        assert received, "the stream has ended"
+        self.incoming.write(received)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while data := self.tls.read(1 << 16):
+                self.opened += data

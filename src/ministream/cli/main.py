@@ -16,6 +16,7 @@ _COMMANDS = {
     "distribute": "Correct projections and share them among workers.",
     "reconstruct": "Reconstruct slices while projections arrive.",
     "quality": "Judge a volume, or one that is being reconstructed.",
+    "bench": "Measure a gateway: its data server, or a path through it.",
 }
 
 
@@ -41,8 +42,8 @@ class _LazyGroup(click.Group):
 def ministream() -> None:
     """Stream a running experiment to a computer at another facility, and reconstruct it there as it arrives.
 
-    `run` does everything on this host. The other commands are its stages, for hosts of their own: each one
-    connects to the one before it, directly or through a SciStream session.
+    `run` does everything on this host. Its stages are commands too, for hosts of their own: each one
+    connects to the one before it, directly or through a SciStream session. `bench` measures gateways.
 
     \b
     Example, four terminals:

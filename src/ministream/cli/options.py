@@ -325,6 +325,31 @@ def run_until_done(work: Callable[[], Awaitable[T]]) -> T:
         raise StoppedBySignal(received[0] if received else signal.SIGINT) from None
 
 
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block, in a program without an event loop; the second one forces it.
+
+    Raises
+    ------
+    StoppedBySignal
+        A signal ended it.
+    """
+    received: list[int] = []
+
+    def receive(signum: int, _: object) -> None:
+        if received:
+            os._exit(128 + signum)
+        received.append(signum)
+        raise StoppedBySignal(signum)
+
+    before = {signum: signal.signal(signum, receive) for signum in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 # --- events --------------------------------------------------------------------------------------------
 
 

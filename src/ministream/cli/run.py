@@ -10,7 +10,7 @@ import click
 
 from ministream.cli.exit_codes import ExitCode
 from ministream.cli.options import config_option, run_until_done, verbose_option, version_option
-from ministream.cli.scan_options import correction_options, substitute_options, update_options
+from ministream.cli.scan_options import correction_options, order_option, substitute_options, update_options
 
 if TYPE_CHECKING:
     from ministream.pipeline import Verdict
@@ -49,13 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Projections per second; 0 is as fast as possible.",
 )
-@click.option(
-    "--order",
-    type=click.Choice(["as-measured", "bit-reversed"]),
-    default="bit-reversed",
-    show_default=True,
-    help="Order in which the views are played; bit-reversed order shows the whole object early.",
-)
+@order_option("bit-reversed")
 @update_options
 @correction_options
 @substitute_options
@@ -71,7 +65,8 @@ def command(as_json: bool, quiet: bool, **options: object) -> int:
     servers, the DAQ that plays the scan, the distributor that corrects it, the reconstruction workers. The
     gateways speak mutually authenticated TLS 1.3 with keys made for this run.
 
-    SOURCE is an APS Data Exchange file (HDF5), or a synthetic scan with noise, rings and known truth.
+    SOURCE is an APS Data Exchange or NeXus NXtomo file (HDF5), or a synthetic scan with noise, rings and
+    known truth.
 
     \b
     Examples:

@@ -10,6 +10,9 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+VIEW_ORDERS = ("as-measured", "interlaced", "golden-angle", "bit-reversed")
+"""Those of `ministream.sources.ViewOrder`, which is not imported so that help is quick; a test compares."""
+
 
 class _Center(click.ParamType[float | None]):
     """A column index, or ``auto``: None."""
@@ -27,6 +30,25 @@ class _Center(click.ParamType[float | None]):
         if not math.isfinite(column):
             self.fail(f"{value!r} is neither a column index nor auto", param, ctx)
         return column
+
+
+class _Rows(click.ParamType[tuple[int, int]]):
+    """``FIRST:LAST`` as the first row and the number of rows."""
+
+    name = "FIRST:LAST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return first row and number of rows."""
+        if isinstance(value, tuple):
+            return value
+        first, _, last = str(value).partition(":")
+        if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+            self.fail(
+                f"{value!r} is not FIRST:LAST with two whole numbers, the second one larger", param, ctx
+            )
+        return int(first), int(last) - int(first)
 
 
 def update_options(command: F) -> F:
@@ -99,6 +121,118 @@ def substitute_options(command: F) -> F:
         command,
         click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none."),
         click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none."),
+    )
+
+
+def order_option(default: str) -> Callable[[F], F]:
+    """Return a decorator that adds in which order views are played: order."""
+    return click.option(
+        "--order",
+        type=click.Choice(VIEW_ORDERS),
+        default=default,
+        show_default=True,
+        help="Order in which the views are played, behind the fields that correct them. interlaced: "
+        "passes of "
+        "16 views, as the mini-app; golden-angle, bit-reversed: any first part of them shows the whole "
+        "object.",
+    )
+
+
+def reading_options(command: F) -> F:
+    """Add how a scan is read: what `ministream.sources.SourceOptions` holds but fields' values."""
+    return _with(
+        command,
+        click.option("--dataset", metavar="NAME", help="HDF5: the stack of projections (view, row, column)."),
+        click.option(
+            "--image-key",
+            metavar="NAME",
+            help="HDF5: what each frame of the stack is: 0 projection, 1 flat field, 2 dark field.",
+        ),
+        click.option("--flats", metavar="NAME", help="HDF5 dataset, or TIFF file or folder, of flat fields."),
+        click.option("--darks", metavar="NAME", help="HDF5 dataset, or TIFF file or folder, of dark fields."),
+        click.option(
+            "--angles",
+            metavar="START:STOP|NAME",
+            help="Degrees from START on, STOP left out; or an HDF5 dataset; or a text file, one angle a "
+            "line; "
+            "for a detector also pv:NAME.",
+        ),
+        click.option(
+            "--angle-units",
+            type=click.Choice(["auto", "degrees", "radians"]),
+            default="auto",
+            show_default=True,
+            help="Units of the angles; auto goes by what the file says.",
+        ),
+        click.option(
+            "--rows",
+            type=_Rows(),
+            help="Rows to take, the first included, the last not: 1000:1016 are 16 rows.",
+        ),
+        click.option(
+            "--pixel-type",
+            type=click.Choice(["uint8", "uint16", "float32"]),
+            help="Send pixels as this type, which must hold those of the scan. [default: the scan's]",
+        ),
+        click.option(
+            "--repeat",
+            "--d_iteration",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Play the scan so often, fields included.",
+        ),
+    )
+
+
+def detector_options(command: F) -> F:
+    """Add how a live detector is followed; also part of `ministream.sources.SourceOptions`."""
+    return _with(
+        command,
+        click.option(
+            "--projections",
+            metavar="NUMBER|PV",
+            help="Detector: how many projections the scan has, or the PV that holds the number.",
+        ),
+        click.option(
+            "--attributes",
+            type=click.Choice(["tomoscan", "mini-app", "none"]),
+            default="tomoscan",
+            show_default=True,
+            help="Detector: names of the attributes that say what an image is and at which angle it was "
+            "taken. "
+            "none: all are projections.",
+        ),
+        click.option(
+            "--kind-attribute", metavar="NAME", help="Detector: the attribute that says what it is."
+        ),
+        click.option("--angle-attribute", metavar="NAME", help="Detector: the attribute with the angle."),
+        click.option(
+            "--present-frame",
+            is_flag=True,
+            help="Detector: play also the image that the PV shows when it is connected. Otherwise that "
+            "is taken "
+            "for one from before the scan.",
+        ),
+        click.option(
+            "--buffer",
+            "buffer_mib",
+            type=click.IntRange(min=1),
+            default=512,
+            show_default=True,
+            metavar="MIB",
+            help="Detector: memory for images that wait for slow consumers. What does not fit is counted "
+            "as lost.",
+        ),
+        click.option(
+            "--idle-timeout",
+            "idle_timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Detector: the scan is over when no image has come for so long after one.",
+        ),
     )
 
 

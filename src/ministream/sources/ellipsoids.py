@@ -27,6 +27,21 @@ _SUBPIXELS = 4
 _GRAINS = 14
 _PORES = 8
 _ATTEMPTS = 4000
+# half a height so large that all rows see about the same
+_STRAIGHT = 20.0
+# added attenuation, half axes, middle, tilt in degrees
+_HEAD = (
+    (1.0, 0.69, 0.92, 0.0, 0.0, 0.0),
+    (-0.8, 0.6624, 0.874, 0.0, -0.0184, 0.0),
+    (-0.2, 0.11, 0.31, 0.22, 0.0, -18.0),
+    (-0.2, 0.16, 0.41, -0.22, 0.0, 18.0),
+    (0.1, 0.21, 0.25, 0.0, 0.35, 0.0),
+    (0.1, 0.046, 0.046, 0.0, 0.1, 0.0),
+    (0.1, 0.046, 0.046, 0.0, -0.1, 0.0),
+    (0.1, 0.046, 0.023, -0.08, -0.605, 0.0),
+    (0.1, 0.023, 0.023, 0.0, -0.606, 0.0),
+    (0.1, 0.023, 0.046, 0.06, -0.605, 0.0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +138,48 @@ def rasterise(ellipsoids: Sequence[Ellipsoid], heights: FloatArray, columns: int
         volume[index] = image.reshape(columns, _SUBPIXELS, columns, _SUBPIXELS).mean(axis=(1, 3))
     # sums of float32 may leave a trace of what was taken away
     return np.maximum(volume, 0.0, out=volume)
+
+
+def cylinder(*, radius: float, attenuation: float) -> list[Ellipsoid]:
+    """Return a round bar around the axis with two smaller ones in it: known diameters and contrasts.
+
+    The bars are so high that all their slices are nearly equal.
+    """
+    bar = Ellipsoid(x=0, y=0, half_x=radius, half_y=radius, half_height=_STRAIGHT, attenuation=attenuation)
+    inner = [
+        replace(
+            bar, x=x * radius, y=y * radius, half_x=half * radius, half_y=half * radius, attenuation=added
+        )
+        for x, y, half, added in ((0.45, 0.1, 0.25, attenuation), (-0.4, -0.3, 0.15, -attenuation))
+    ]
+    return [bar, *inner]
+
+
+def shepp_logan(*, radius: float, attenuation: float) -> list[Ellipsoid]:
+    """Return the head phantom of [1]_, table 3.1, with the contrasts of Toft [2]_; its third axis is ours.
+
+    References
+    ----------
+    .. [1] A. C. Kak, M. Slaney, "Principles of Computerized Tomographic Imaging", IEEE Press, 1988.
+    .. [2] P. Toft, "The Radon Transform: Theory and Implementation", Technical University of Denmark, 1996.
+    """
+    return [
+        Ellipsoid(
+            x=x * radius,
+            y=y * radius,
+            half_x=half_x * radius,
+            half_y=half_y * radius,
+            half_height=_STRAIGHT,
+            tilt_rad=math.radians(tilt_deg),
+            attenuation=added * attenuation,
+        )
+        for added, half_x, half_y, x, y, tilt_deg in _HEAD
+    ]
+
+
+def move(ellipsoids: Sequence[Ellipsoid], x: float, y: float, height: float) -> list[Ellipsoid]:
+    """Return the object somewhere else."""
+    return [replace(body, x=body.x + x, y=body.y + y, height=body.height + height) for body in ellipsoids]
 
 
 def rock(*, radius: float, attenuation: float, seed: int) -> list[Ellipsoid]:

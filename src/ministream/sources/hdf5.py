@@ -1,17 +1,17 @@
-"""Scans in HDF5 files of the APS Data Exchange layout, read one projection at a time.
+"""Scans in HDF5 files, read frame by frame: APS Data Exchange, and any stack that the user names.
 
-``/exchange/data`` (projection, row, column), ``/exchange/data_white``, ``/exchange/data_dark``,
-``/exchange/theta``. Where files leave something out, ``/process/acquisition`` may have it: the rotation's
-start, step and number of angles, and one value for all flat or dark fields. Compressed datasets are read with
-the filters of hdf5plugin. Nothing is repaired silently: what is not as it should be is an `InputError`.
+Data Exchange has ``/exchange/data`` (projection, row, column), ``/exchange/data_white``,
+``/exchange/data_dark``, ``/exchange/theta``. Where files leave something out, ``/process/acquisition`` may
+have it: the rotation's start, step and number of angles, and one value for all flat or dark fields.
+Compressed datasets are read with the filters of hdf5plugin. Nothing is repaired silently: what is not as it
+should be is an `InputError`. NeXus files are in `ministream.sources.nexus`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,204 @@ import numpy as np
 import numpy.typing as npt
 
 from ministream.errors import InputError
-from ministream.frames import Frame, FrameKind, ScanDescription
-from ministream.sources.base import Source
-from ministream.sources.order import ViewOrder, view_order
+from ministream.frames import FrameKind
+from ministream.sources import angles
+from ministream.sources.options import SourceOptions
+from ministream.sources.scan import Part, StackScan
+from ministream.sources.stack import ConstantStack, Hdf5Stack, Stack, reason
 
-logger = logging.getLogger(__name__)
+FloatArray = npt.NDArray[np.float64]
 
 _DATA = "/exchange/data"
 _FLAT = "/exchange/data_white"
 _DARK = "/exchange/data_dark"
 _THETA = "/exchange/theta"
 _PROCESS = "/process/acquisition"
-_CHUNK_CACHE_BYTES = 64 << 20
-# beyond one turn, with a little room, a number without unit cannot be in radians
-_ONE_TURN_RAD = 2 * math.pi * 1.01
+_KEYS = {0: FrameKind.PROJECTION, 1: FrameKind.FLAT_FIELD, 2: FrameKind.DARK_FIELD}
+"""NXtomo's ``image_key``; anything else is invalid."""
+_WORDS = {FrameKind.FLAT_FIELD: "flat", FrameKind.DARK_FIELD: "dark"}
 
 
-class DataExchangeFile(Source):
-    """A scan in an HDF5 file.
+class Hdf5File:
+    """An open HDF5 file whose content is asked for by name.
 
     Parameters
     ----------
     path : str or path
-    flat_value, dark_value : float, optional
-        Counts of all flat or dark fields, for a file that has none of them.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is not HDF5.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.file = _open(self.path)
+
+    def dataset(self, name: str) -> h5py.Dataset | None:
+        """Return a dataset; None where there is none.
+
+        Raises
+        ------
+        InputError
+            There is a group of that name, or a link to a file that cannot be opened.
+        """
+        try:
+            link = self.file.get(name, getlink=True)
+            found = self.file.get(name)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise self.error(f"{name} cannot be opened: {reason(error)}") from error
+        if found is None and isinstance(link, h5py.ExternalLink):
+            raise self.error(
+                f"{name} is a link to {link.path} in {link.filename}, which cannot be opened; is that file "
+                f"where it belongs, beside {Path(self.path).name}?"
+            )
+        if found is not None and not isinstance(found, h5py.Dataset):
+            raise self.error(f"{name} is a group, not a dataset")
+        return found
+
+    def needed(self, name: str) -> h5py.Dataset:
+        """Return a dataset that the user has named.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        found = self.dataset(name)
+        if found is None:
+            raise self.error(f"there is no {name}; at its top are {', '.join(self.file) or 'no entries'}")
+        return found
+
+    def numbers(self, name: str, dataset: h5py.Dataset) -> npt.NDArray[Any]:
+        """Return a small dataset of numbers.
+
+        Raises
+        ------
+        InputError
+            It cannot be read, or holds something else.
+        """
+        if dataset.dtype.kind not in "iuf":
+            raise self.error(f"{name} holds {dataset.dtype}, not numbers")
+        try:
+            return np.asarray(dataset[()])
+        except (OSError, RuntimeError) as error:
+            raise self.error(f"{name} cannot be read: {reason(error)}") from error
+
+    def scalar(self, name: str) -> float | None:
+        """Return one number; None where there is none."""
+        dataset = self.dataset(name)
+        if dataset is None:
+            return None
+        if dataset.size != 1 or dataset.dtype.kind not in "iuf":
+            raise self.error(f"{name} is not one number")
+        return float(self.numbers(name, dataset).reshape(-1)[0])
+
+    def stack(self, name: str, dataset: h5py.Dataset) -> Hdf5Stack:
+        """Return the frames of a dataset.
+
+        Raises
+        ------
+        InputError
+            Its shape or type is not that of frames.
+        """
+        if dataset.ndim != 3 or min(dataset.shape) < 1 or dataset.shape[2] < 2:
+            raise self.error(f"{name} has the shape {dataset.shape}; (projection, row, column) is needed")
+        if dataset.dtype.kind not in "iuf" or dataset.dtype.itemsize > 8:
+            raise self.error(f"{name} holds {dataset.dtype}; pixels are integers or floating-point numbers")
+        return Hdf5Stack(dataset, f"{self.path}: {name}")
+
+    def fields(self, kind: FrameKind, name: str, data: Stack, value: float | None) -> Stack | None:
+        """Return the flat or dark fields in dataset `name`, or of one `value`; None where there are none."""
+        dataset = self.dataset(name) if name else None
+        shape = data.shape[1:]
+        if dataset is None or 0 in dataset.shape:
+            if value is None:
+                return None
+            if not math.isfinite(value):
+                raise self.error(f"the value {value} for {_WORDS[kind]} fields is no count")
+            return ConstantStack(value, shape)
+        if dataset.shape not in (shape, (dataset.shape[0], *shape)):
+            raise self.error(
+                f"{name} has the shape {dataset.shape}, not fitting the projections' {data.shape}: "
+                "rows and columns must be the same"
+            )
+        if dataset.dtype.kind not in "iuf":
+            raise self.error(f"{name} holds {dataset.dtype}; pixels are integers or floating-point numbers")
+        return Hdf5Stack(dataset, f"{self.path}: {name}")
+
+    def no_fields(self, kind: FrameKind, where: str) -> InputError:
+        """Return the error that a kind of field is missing."""
+        word = _WORDS[kind]
+        return self.error(
+            f"{where}: {word} fields are needed for the correction; "
+            f"--{word}-value COUNTS takes one value for all pixels instead"
+        )
+
+    def chosen_angles(self, options: SourceOptions, count: int) -> FloatArray | None:
+        """Return the angles that the user has named, for `count` projections; None where none are.
+
+        Raises
+        ------
+        InputError
+            There are too few or too many of them, or they are no angles.
+        """
+        text = options.angles
+        if text is None:
+            return None
+        dataset = None if angles.parse_range(text) else self.dataset(text)
+        if dataset is None:
+            return angles.from_text(text, options.angle_units, count)
+        return self.angles(text, dataset, options.angle_units, count)
+
+    def angles(self, name: str, dataset: h5py.Dataset, units: str, count: int) -> FloatArray:
+        """Return the angles in a dataset in radians, one for each of `count` projections."""
+        if dataset.shape != (count,):
+            raise self.error(
+                f"{name} has the shape {dataset.shape}, but there are {count} projections: "
+                f"{count} angles are needed"
+            )
+        given = self.numbers(name, dataset)
+        return angles.in_radians(given, f"{self.path}: {name}", dataset.attrs.get("units"), units)
+
+    def error(self, text: str) -> InputError:
+        """Return an error that names the file."""
+        return InputError(f"{self.path}: {text}")
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self.file.close()
+
+
+_Content = tuple[list[Part], FloatArray]
+
+
+class _Hdf5Scan(StackScan):
+    """A scan in an HDF5 file, which is closed with it, and at once when it is refused."""
+
+    def __init__(self, file: Hdf5File, content: Callable[[], _Content]) -> None:
+        try:
+            super().__init__(Path(file.path).name, *content())
+        except BaseException:
+            file.close()
+            raise
+        self._hdf5 = file
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        super().close()
+        self._hdf5.close()
+
+
+class DataExchangeFile(_Hdf5Scan):
+    """A scan in a Data Exchange file.
+
+    Parameters
+    ----------
+    path : str, path or Hdf5File
+        An open file is closed with the scan, and at once when it is refused.
+    options : SourceOptions, optional
 
     Raises
     ------
@@ -52,220 +226,173 @@ class DataExchangeFile(Source):
         The file cannot be read, or what it holds is no scan; the message names the dataset and the shapes.
     """
 
+    def __init__(self, path: str | os.PathLike[str] | Hdf5File, options: SourceOptions | None = None) -> None:
+        file = path if isinstance(path, Hdf5File) else Hdf5File(path)
+        super().__init__(file, lambda: _exchange(file, options or SourceOptions()))
+
+
+class StackFile(_Hdf5Scan):
+    """A scan whose stack, fields and angles are where the user, or a layout, says.
+
+    Parameters
+    ----------
+    file : Hdf5File
+        Closed with the scan, and at once when it is refused.
+    options : SourceOptions
+        Its `dataset` names the stack.
+    image_key : str or None
+        What each frame of the stack is: 0 projection, 1 flat field, 2 dark field; others are left out.
+    image_key_control : str or None
+        Like it; -1 marks views that were taken to align others, and are left out.
+    angles_name : str or None
+        The dataset with the angles, one for each projection or for each frame.
+
+    Raises
+    ------
+    InputError
+        Something is missing, or does not fit.
+    """
+
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        file: Hdf5File,
+        options: SourceOptions,
         *,
-        flat_value: float | None = None,
-        dark_value: float | None = None,
+        image_key: str | None = None,
+        image_key_control: str | None = None,
+        angles_name: str | None = None,
     ) -> None:
-        self._path = os.fspath(path)
-        self._file = _open(self._path)
-        try:
-            self._data = self._projections()
-            self._angles_rad = self._angles()
-            shape = self._data.shape[1:]
-            self._flats = self._fields(_FLAT, "flat", flat_value, shape)
-            self._darks = self._fields(_DARK, "dark", dark_value, shape)
-            stacks: list[h5py.Dataset | npt.NDArray[Any]] = [self._data, self._flats, self._darks]
-            self._pixel_type = self._common_type(stacks)
-        except BaseException:
-            self._file.close()
-            raise
+        def content() -> _Content:
+            name = options.dataset or ""
+            data = file.stack(name, file.needed(name))
+            kinds = _kinds(file, data, image_key, image_key_control)
+            parts = _with_fields(file, options, data, kinds)
+            return parts, _stack_angles(file, options, angles_name, kinds)
 
-    @property
-    def angles_rad(self) -> npt.NDArray[np.float64]:
-        """Angles of the projections as measured, (projection,) float64."""
-        return self._angles_rad
+        super().__init__(file, content)
 
-    def describe(self) -> ScanDescription:
-        """Return what a receiver must know before the first frame."""
-        projections, rows, columns = self._data.shape
-        return ScanDescription(
-            name=Path(self._path).name,
-            rows=rows,
-            columns=columns,
-            pixel_type=self._pixel_type,
-            projections=projections,
-            flat_fields=len(self._flats),
-            dark_fields=len(self._darks),
+
+def _exchange(file: Hdf5File, options: SourceOptions) -> _Content:
+    found = file.dataset(_DATA)
+    if found is None:
+        raise file.error(
+            f"there is no {_DATA}, where an APS Data Exchange file has its projections, and no NXtomo's "
+            f"image_key; --dataset names another stack; at its top are {', '.join(file.file) or 'no entries'}"
         )
+    data = file.stack(_DATA, found)
+    count = data.shape[0]
+    angles_rad = file.chosen_angles(options, count)
+    if angles_rad is None:
+        angles_rad = _theta(file, options.angle_units, count)
+    parts = [
+        _fields(file, FrameKind.DARK_FIELD, options.darks or _DARK, data, options.dark_value),
+        _fields(file, FrameKind.FLAT_FIELD, options.flats or _FLAT, data, options.flat_value),
+        Part.whole(data, FrameKind.PROJECTION),
+    ]
+    return parts, angles_rad
 
-    def frames(self, order: ViewOrder = ViewOrder.AS_MEASURED) -> Iterator[Frame]:
-        """Yield dark fields, flat fields, projections.
 
-        Raises
-        ------
-        InputError
-            A frame cannot be read, or holds NaN, infinity, or a number that its pixel type cannot hold.
-        """
-        sequence = 0
-        for kind, name, stack in (
-            (FrameKind.DARK_FIELD, _DARK, self._darks),
-            (FrameKind.FLAT_FIELD, _FLAT, self._flats),
-        ):
-            for index in range(len(stack)):
-                yield Frame(sequence=sequence, kind=kind, pixels=self._read(stack, name, index))
-                sequence += 1
-        for index in view_order(len(self._angles_rad), order):
-            yield Frame(
-                sequence=sequence,
-                kind=FrameKind.PROJECTION,
-                pixels=self._read(self._data, _DATA, int(index)),
-                angle_rad=float(self._angles_rad[index]),
-            )
-            sequence += 1
+def _with_fields(
+    file: Hdf5File, options: SourceOptions, data: Stack, kinds: list[FrameKind | None]
+) -> list[Part]:
+    """Return the stack with what stands for fields that it does not have; `kinds` is changed in place."""
+    parts = [Part(data, kinds)]
+    for kind, given, value in (
+        (FrameKind.FLAT_FIELD, options.flats, options.flat_value),
+        (FrameKind.DARK_FIELD, options.darks, options.dark_value),
+    ):
+        if given is not None:
+            # in place of those in the stack
+            file.needed(given)
+            kinds[:] = [None if found is kind else found for found in kinds]
+        elif kind in kinds:
+            continue
+        fields = file.fields(kind, given or "", data, value)
+        if fields is None:
+            raise file.no_fields(kind, f"{options.dataset} has no {_WORDS[kind]} fields, and none are named")
+        parts.insert(0, Part.whole(fields, kind))
+    return parts
 
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        self._file.close()
 
-    # ------------------------------------------------------------------ what the file holds
-
-    def _dataset(self, name: str) -> h5py.Dataset | None:
-        try:
-            found = self._file.get(name)
-        except (OSError, RuntimeError, KeyError) as error:
-            raise self._error(f"{name} cannot be opened: {_reason(error)}") from error
-        if found is not None and not isinstance(found, h5py.Dataset):
-            raise self._error(f"{name} is a group, not a dataset")
-        return found
-
-    def _projections(self) -> h5py.Dataset:
-        data = self._dataset(_DATA)
-        if data is None:
-            raise self._error(
-                f"there is no {_DATA}, where an APS Data Exchange file has its projections; "
-                f"at its top are {', '.join(self._file) or 'no entries'}"
-            )
-        if data.ndim != 3 or min(data.shape) < 1 or data.shape[2] < 2:
-            raise self._error(f"{_DATA} has the shape {data.shape}; (projection, row, column) is needed")
-        return data
-
-    def _fields(
-        self, name: str, word: str, value: float | None, shape: tuple[int, ...]
-    ) -> h5py.Dataset | npt.NDArray[Any]:
-        """Return the flat or dark fields, (frame, row, column)."""
-        fields = self._dataset(name)
-        if fields is None or 0 in fields.shape:
-            if value is None:
-                value = self._scalar(f"{_PROCESS}/{word}_fields/{word}_field_value")
-            if value is None:
-                raise self._error(
-                    f"there is no {name}: {word} fields are needed for the correction; "
-                    f"--{word}-value COUNTS takes one value for all pixels instead"
-                )
-            if not math.isfinite(value):
-                raise self._error(f"the value {value} for {word} fields is no count")
-            return np.full((1, *shape), value, _type_for(value))
-        if fields.shape == shape:
-            return _array(fields)[np.newaxis]
-        if fields.shape[1:] != shape:
-            raise self._error(
-                f"{name} has the shape {fields.shape}, which does not fit {_DATA} with {self._data.shape}; "
-                "rows and columns must be the same"
-            )
-        return fields
-
-    def _angles(self) -> npt.NDArray[np.float64]:
-        count = self._data.shape[0]
-        theta = self._dataset(_THETA)
-        if theta is None:
-            return self._angles_from_steps(count)
-        if theta.shape != (count,):
-            raise self._error(
-                f"{_THETA} has the shape {theta.shape}, {_DATA} has {self._data.shape}: "
-                f"{count} angles are needed"
-            )
-        if theta.dtype.kind not in "iuf":
-            raise self._error(f"{_THETA} holds {theta.dtype}, not numbers")
-        angles = _array(theta).astype(np.float64)
-        bad = np.flatnonzero(~np.isfinite(angles))
-        if bad.size:
-            raise self._error(f"{_THETA}[{bad[0]}] is {angles[bad[0]]}; every angle must be a finite number")
-        return np.radians(angles) if self._in_degrees(theta, angles) else angles
-
-    def _in_degrees(self, theta: h5py.Dataset, angles: npt.NDArray[np.float64]) -> bool:
-        units = theta.attrs.get("units", "")
-        text = (units.decode(errors="replace") if isinstance(units, bytes) else str(units)).strip().lower()
-        if text.startswith(("deg", "°")):
-            return True
-        if text.startswith("rad"):
-            return False
-        degrees = bool(np.ptp(angles) > _ONE_TURN_RAD)
-        logger.warning(
-            "%s: %s has no units of angle (%r); taken as %s, because of its range",
-            self._path,
-            _THETA,
-            text,
-            "degrees" if degrees else "radians",
-        )
-        return degrees
-
-    def _angles_from_steps(self, count: int) -> npt.NDArray[np.float64]:
-        rotation = f"{_PROCESS}/rotation"
-        start = self._scalar(f"{rotation}/rotation_start")
-        step = self._scalar(f"{rotation}/rotation_step")
-        number = self._scalar(f"{rotation}/num_angles")
-        if start is None or step is None or not math.isfinite(start) or not math.isfinite(step) or step == 0:
-            raise self._error(
-                f"there is neither {_THETA} nor a rotation_start and rotation_step in {rotation}: "
-                "the angles are not known"
-            )
-        if number is not None and number != count:
-            raise self._error(f"{rotation}/num_angles is {number:g}, {_DATA} has {count} projections")
-        angles_rad: npt.NDArray[np.float64] = np.radians(start + step * np.arange(count))
+def _stack_angles(
+    file: Hdf5File, options: SourceOptions, name: str | None, kinds: list[FrameKind | None]
+) -> FloatArray:
+    angles_rad = file.chosen_angles(options, kinds.count(FrameKind.PROJECTION))
+    if angles_rad is not None:
         return angles_rad
+    if name is None:
+        raise file.error(
+            f"the angles of {options.dataset} are not known; --angles 0:180 spreads the views over a half "
+            "turn, --angles DATASET or FILE names them"
+        )
+    return _angles_of(file, name, options.angle_units, kinds)
 
-    def _scalar(self, name: str) -> float | None:
-        dataset = self._dataset(name)
-        if dataset is None:
-            return None
-        if dataset.size != 1 or dataset.dtype.kind not in "iuf":
-            raise self._error(f"{name} is not one number")
-        return float(_array(dataset).reshape(-1)[0])
 
-    # ------------------------------------------------------------------ pixels
+def _fields(file: Hdf5File, kind: FrameKind, name: str, data: Stack, value: float | None) -> Part:
+    fields = file.fields(kind, name, data, value)
+    if fields is None:
+        word = _WORDS[kind]
+        value = file.scalar(f"{_PROCESS}/{word}_fields/{word}_field_value")
+        fields = file.fields(kind, name, data, value)
+    if fields is None:
+        raise file.no_fields(kind, f"there is no {name}")
+    return Part.whole(fields, kind)
 
-    def _common_type(self, stacks: Sequence[h5py.Dataset | npt.NDArray[Any]]) -> str:
-        """Return the pixel type that holds all frames."""
-        for name, stack in zip((_DATA, _FLAT, _DARK), stacks, strict=True):
-            if stack.dtype.kind not in "iuf" or stack.dtype.itemsize > 8:
-                raise self._error(
-                    f"{name} holds {stack.dtype}; pixels are integers or floating-point numbers"
-                )
-            if stack.dtype.kind == "f" and stack.dtype.itemsize > 4:
-                logger.info("%s: %s holds %s, sent as float32", self._path, name, stack.dtype)
-        if any(stack.dtype.kind == "f" for stack in stacks):
-            return "float32"
-        return "uint8" if all(stack.dtype == np.uint8 for stack in stacks) else "uint16"
 
-    def _read(self, stack: h5py.Dataset | npt.NDArray[Any], name: str, index: int) -> npt.NDArray[Any]:
-        try:
-            pixels = np.asarray(stack[index])
-        except (OSError, RuntimeError) as error:
-            raise self._error(f"{name}[{index}] cannot be read: {_reason(error)}") from error
-        if pixels.dtype.kind in "iu":
-            # what fits 16 bits is exact in float32 too
-            if pixels.dtype.name not in ("uint8", "uint16") and (pixels.min() < 0 or pixels.max() > 65535):
-                raise self._error(
-                    f"{name}[{index}] holds counts from {pixels.min()} to {pixels.max()}; "
-                    "integers must lie in 0 to 65535"
-                )
-        elif not np.isfinite(pixels).all():
-            row, column = np.argwhere(~np.isfinite(pixels))[0]
-            raise self._error(
-                f"{name}[{index}] holds {pixels[row, column]} at row {row}, column {column}; "
-                "every count must be a finite number"
-            )
-        with np.errstate(over="ignore"):
-            converted = pixels.astype(self._pixel_type, copy=False)
-        if pixels.dtype.itemsize > 4 and not np.isfinite(converted).all():
-            raise self._error(f"{name}[{index}] holds numbers beyond the range of float32")
-        return converted
+def _theta(file: Hdf5File, units: str, count: int) -> FloatArray:
+    theta = file.dataset(_THETA)
+    if theta is not None:
+        return file.angles(_THETA, theta, units, count)
+    rotation = f"{_PROCESS}/rotation"
+    start = file.scalar(f"{rotation}/rotation_start")
+    step = file.scalar(f"{rotation}/rotation_step")
+    number = file.scalar(f"{rotation}/num_angles")
+    if start is None or step is None or not math.isfinite(start) or not math.isfinite(step) or step == 0:
+        raise file.error(
+            f"there is neither {_THETA} nor a rotation_start and rotation_step in {rotation}: "
+            "the angles are not known; --angles 0:180 spreads the views over a half turn"
+        )
+    if number is not None and number != count:
+        raise file.error(f"{rotation}/num_angles is {number:g}, {_DATA} has {count} projections")
+    angles_rad: FloatArray = np.radians(start + step * np.arange(count))
+    return angles_rad
 
-    def _error(self, text: str) -> InputError:
-        return InputError(f"{self._path}: {text}")
+
+def _kinds(
+    file: Hdf5File, data: Stack, image_key: str | None, image_key_control: str | None
+) -> list[FrameKind | None]:
+    count = data.shape[0]
+    if image_key is None:
+        return [FrameKind.PROJECTION] * count
+    keys = _per_frame(file, image_key, count)
+    kinds = [_KEYS.get(int(key)) for key in keys]
+    if image_key_control is not None:
+        control = _per_frame(file, image_key_control, count)
+        kinds = [None if key < 0 else kind for key, kind in zip(control, kinds, strict=True)]
+    if FrameKind.PROJECTION not in kinds:
+        raise file.error(f"{image_key} marks none of the {count} frames as a projection (0)")
+    return kinds
+
+
+def _per_frame(file: Hdf5File, name: str, count: int) -> npt.NDArray[Any]:
+    keys = file.numbers(name, file.needed(name))
+    if keys.shape != (count,) or keys.dtype.kind not in "iu":
+        raise file.error(
+            f"{name} has the shape {keys.shape} of {keys.dtype}; a whole number is needed for each of "
+            f"{count} frames"
+        )
+    return keys
+
+
+def _angles_of(file: Hdf5File, name: str, units: str, kinds: list[FrameKind | None]) -> FloatArray:
+    """Return the angles of the projections in a dataset with one for each of them, or for each frame."""
+    dataset = file.needed(name)
+    count = kinds.count(FrameKind.PROJECTION)
+    if dataset.shape != (len(kinds),):
+        return file.angles(name, dataset, units, count)
+    of_projections = np.array([kind is FrameKind.PROJECTION for kind in kinds])
+    given = file.numbers(name, dataset)[of_projections]
+    return angles.in_radians(given, f"{file.path}: {name}, projections", dataset.attrs.get("units"), units)
 
 
 def _open(path: str) -> h5py.File:
@@ -278,23 +405,6 @@ def _open(path: str) -> h5py.File:
     except ValueError as error:
         raise InputError(f"{path!r} is not a path: {error}") from error
     try:
-        return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        return h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file, or damaged: {_reason(error)}") from error
-
-
-def _array(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(dataset[()])
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{dataset.file.filename}: {dataset.name} cannot be read: {_reason(error)}"
-        ) from error
-
-
-def _type_for(value: float) -> type[np.generic]:
-    return np.uint16 if value.is_integer() and 0 <= value <= 65535 else np.float32
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not an HDF5 file, or damaged: {reason(error)}") from error

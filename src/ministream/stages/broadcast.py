@@ -40,6 +40,27 @@ _CONNECTED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _GONE = zmq.EVENT_DISCONNECTED
 
 
+def bind(socket: zmq.Socket[bytes], address: str) -> str:
+    """Bind a publisher's socket; return the address with the real port.
+
+    Raises
+    ------
+    PortInUse
+        Another program listens there.
+    ConnectionFailed
+        The address cannot be bound.
+    """
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise PortInUse(
+                f"cannot publish at {address}: another program listens there; choose another port, or 0"
+            ) from error
+        raise ConnectionFailed(f"cannot publish at {address}: {error.strerror}") from error
+    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+
+
 class VolumePublisher:
     """A worker's end. A context manager.
 
@@ -75,15 +96,10 @@ class VolumePublisher:
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
+            self.address = bind(self._socket, address)
+        except ConnectionFailed:
             self._context.destroy(linger=0)
-            if error.errno == zmq.EADDRINUSE:
-                raise PortInUse(
-                    f"cannot publish at {address}: another program listens there; choose another port, or 0"
-                ) from error
-            raise ConnectionFailed(f"cannot publish at {address}: {error.strerror}") from error
-        self.address = bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,8 @@
 
 Every consumer gets every frame. None is dropped: when a consumer does not keep up, the DAQ waits, and tells
 by how much it is late. Frames are due at fixed moments from the first projection on, so that a delay is made
-up for and does not add up.
+up for and does not add up. A detector has its own rate; what it measures and nobody takes in time is counted,
+told at the end, and makes the stage end with an error.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ministream.errors import ConnectionFailed, InputError
-from ministream.frames import FrameKind, ScanDescription
+from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.sinks import write_volume
-from ministream.sources import Source, ViewOrder, open_source
+from ministream.sources import Source, SourceOptions, ViewOrder, open_source
+from ministream.stages.frame_publisher import SEND_QUEUE, FramePublisher
 from ministream.transport import RECONNECT_TIMEOUT_S, FlowEvent, Joined, Left, Outlet
 from ministream.wire import encode
 
@@ -28,6 +31,8 @@ Report = Callable[[Mapping[str, Any]], None]
 
 # how long a signal to stop may go unnoticed
 _POLL_S = 0.2
+# how long one thing is waited for while another may come: two kinds of consumers, or a detector
+_TURN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,39 +43,55 @@ class DaqOptions:
     ----------
     source : str
         As `ministream.sources.open_source` takes it.
+    reading : SourceOptions
+        How to read it.
     listen : str
         ``tcp://HOST:PORT``; port 0 takes a free one.
     rate : float
         Projections per second; 0 for as fast as the consumers take them.
     order : ViewOrder
     consumers : int
-        How many to wait for, and to serve.
+        How many to wait for, and to serve; none where there are subscribers alone.
     truth : Path or None
         Where to write a phantom's ground truth first.
-    flat_value, dark_value : float or None
-        Counts, for a file without flat or dark fields.
+    publish : str or None
+        Where the mini-app's distributors subscribe.
+    synch : str or None
+        Where they say that they are there.
+    subscribers : int
+        How many of them to wait for.
+    send_queue : int
+        Frames that may wait for one of them.
+    repeat_pause_s : float
+        Pause before the scan is played again.
     reconnect_timeout_s : float
         How long a consumer whose connections are lost may take to come back.
     """
 
     source: str = "phantom"
+    reading: SourceOptions = field(default_factory=SourceOptions)
     listen: str = "tcp://127.0.0.1:0"
     rate: float = 0.0
     order: ViewOrder = ViewOrder.AS_MEASURED
     consumers: int = 1
     truth: Path | None = None
-    flat_value: float | None = None
-    dark_value: float | None = None
+    publish: str | None = None
+    synch: str | None = None
+    subscribers: int = 1
+    send_queue: int = SEND_QUEUE
+    repeat_pause_s: float = 0.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
 
 
 def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
     """Play the scan; return when every consumer has acknowledged every frame, or soon after `stop`.
 
-    Reports ``ready`` (``address``), ``progress`` (``projections_sent``, ``projections_total``,
-    ``bytes_sent``, ``seconds``), ``done`` (also ``flat_fields_sent``, ``dark_fields_sent``,
-    ``first_projection_at`` in Unix time, ``late_s``: how far behind the asked rate at worst,
-    ``frames_retransmitted``: sent again because a connection was lost).
+    Reports ``ready`` (``address``, ``publish_address``, ``synch_address``, those that there are),
+    ``progress`` (``projections_sent``, ``projections_total``, ``bytes_sent``, ``seconds``), ``done`` (also
+    ``flat_fields_sent``, ``dark_fields_sent``, ``first_projection_at`` in Unix time, ``projections_per_s``,
+    ``late_s``: how far behind the asked rate at worst; and a detector's ``frames_lost``, ``frames_dropped``,
+    ``counter_restarts``; ``frames_retransmitted``: sent again because a connection was
+    lost).
 
     Raises
     ------
@@ -79,24 +100,63 @@ def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
     OutputError
         The truth cannot be written.
     PortInUse, ConnectionFailed
-        The address cannot be bound; a consumer left before the end.
+        An address cannot be bound; a consumer left before the end; a detector's frames were lost, after
+        everything else has been passed on.
     """
-    if not 0 <= options.rate < float("inf") or options.consumers < 1:
-        raise InputError(
-            f"rate {options.rate:g} and consumers {options.consumers}: "
-            "a rate is 0 or more, and at least one consumer is needed"
-        )
-    with open_source(options.source, flat_value=options.flat_value, dark_value=options.dark_value) as source:
+    _check(options)
+    with ExitStack() as held:
+        source = held.enter_context(open_source(options.source, **asdict(options.reading)))
+        _check_live(options, source)
         description = source.describe()
         if options.truth is not None:
             write_volume(options.truth, source.truth(), attributes={"source": options.source})
-        with Outlet(
-            options.listen,
-            description=description.as_mapping(),
-            reconnect_timeout_s=options.reconnect_timeout_s,
-        ) as outlet:
-            report({"event": "ready", "address": outlet.address})
-            _Play(options, source, description, outlet, report, stop).run()
+        ready: dict[str, Any] = {"event": "ready"}
+        flows = publisher = None
+        if options.consumers:
+            outlet = held.enter_context(
+                Outlet(
+                    options.listen,
+                    description=description.as_mapping(),
+                    reconnect_timeout_s=options.reconnect_timeout_s,
+                )
+            )
+            flows = _Flows(outlet, options.consumers, description)
+            ready["address"] = outlet.address
+        if options.publish is not None:
+            publisher = held.enter_context(
+                FramePublisher(
+                    options.publish,
+                    synch_address=options.synch,
+                    subscribers=options.subscribers,
+                    send_queue=options.send_queue,
+                )
+            )
+            ready |= {"publish_address": publisher.address, "synch_address": publisher.synch_address}
+        report(ready)
+        _Play(options, source, description, flows, publisher, report, stop).run()
+
+
+def _check(options: DaqOptions) -> None:
+    if not 0 <= options.rate < float("inf") or not 0 <= options.repeat_pause_s < float("inf"):
+        raise InputError(
+            f"rate {options.rate:g}, pause {options.repeat_pause_s:g}: both are 0 or more, and finite"
+        )
+    if options.consumers < 0 or (options.consumers == 0 and options.publish is None):
+        raise InputError(
+            f"{options.consumers} consumers: at least one is needed, or --publish for subscribers"
+        )
+    if options.publish is not None and (options.subscribers < 1 or options.send_queue < 1):
+        raise InputError("at least one subscriber is needed, and a queue of one frame")
+    if options.publish is None and options.synch is not None:
+        raise InputError("--synch-addr is for subscribers: it needs --publish")
+
+
+def _check_live(options: DaqOptions, source: Source) -> None:
+    if source.live and (options.rate or options.order is not ViewOrder.AS_MEASURED):
+        raise InputError(
+            "a detector has its own rate and order of views; --rate and --order are for scans that are "
+            "recorded"
+        )
 
 
 class _Stopped(Exception):
@@ -110,6 +170,8 @@ class _Counts:
     dark_fields: int = 0
     bytes: int = 0
     first_projection_at: float | None = None
+    first_projection_s: float = 0.0
+    last_projection_s: float = 0.0
     late_s: float = 0.0
     started_s: float = field(default_factory=time.monotonic)
 
@@ -117,11 +179,95 @@ class _Counts:
         self.bytes += size
         match kind:
             case FrameKind.PROJECTION:
+                self.last_projection_s = time.monotonic()
+                if self.projections == 0:
+                    self.first_projection_s = self.last_projection_s
                 self.projections += 1
             case FrameKind.FLAT_FIELD:
                 self.flat_fields += 1
             case FrameKind.DARK_FIELD:
                 self.dark_fields += 1
+
+    @property
+    def rate(self) -> float:
+        """Projections per second, from the first to the last."""
+        took_s = self.last_projection_s - self.first_projection_s
+        return (self.projections - 1) / took_s if took_s > 0 else 0.0
+
+
+class _Flows:
+    """The consumers with flow control: who is there, and what they have."""
+
+    def __init__(self, outlet: Outlet, wanted: int, description: ScanDescription) -> None:
+        self._outlet = outlet
+        self._wanted = wanted
+        self._description = description
+        self._flows: list[str] = []
+        self._sent = 0
+        self._finished = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all who are wanted have joined."""
+        return len(self._flows) == self._wanted
+
+    @property
+    def can_send(self) -> bool:
+        """Whether each of them takes a frame now."""
+        return all(map(self._outlet.can_send, self._flows))
+
+    @property
+    def retransmitted(self) -> int:
+        """Frames sent again because a connection was lost."""
+        return self._outlet.retransmitted
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether one of them has not acknowledged everything."""
+        return any(map(self._outlet.outstanding, self._flows))
+
+    def send(self, frame: Frame) -> int:
+        """Send a frame to each of them; return how many bytes these are."""
+        payload = encode(frame)
+        for flow in self._flows:
+            self._outlet.send(flow, payload)
+        self._sent += frame.kind is FrameKind.PROJECTION
+        return len(payload) * len(self._flows)
+
+    def finish(self) -> None:
+        """Tell them that this was all."""
+        self._finished = True
+        for flow in self._flows:
+            self._outlet.finish(flow)
+
+    def serve(self, timeout_s: float) -> None:
+        """Let their messages in, for so long at most.
+
+        Raises
+        ------
+        ConnectionFailed
+            One has left too early.
+        """
+        for event in self._outlet.poll(timeout_s):
+            self._take(event)
+
+    def _take(self, event: FlowEvent) -> None:
+        match event:
+            case Joined(flow=flow) if not self.complete:
+                self._flows.append(flow)
+                logger.info("consumer %s has joined", flow)
+            case Joined(flow=flow):
+                logger.warning("consumer %s comes too late and is refused", flow)
+                self._outlet.dismiss(flow, f"the scan has begun; it was started for {self._wanted} consumers")
+            case Left(flow=flow) if flow in self._flows:
+                if self._finished and event.unacknowledged == 0:
+                    return
+                raise ConnectionFailed(
+                    f"consumer {flow} left after {self._sent} of "
+                    f"{self._description.projections} projections: {event.reason}"
+                )
+            case _:
+                pass
 
 
 class _Play:
@@ -132,24 +278,28 @@ class _Play:
         options: DaqOptions,
         source: Source,
         description: ScanDescription,
-        outlet: Outlet,
+        flows: _Flows | None,
+        publisher: FramePublisher | None,
         report: Report,
         stop: threading.Event,
     ) -> None:
         self._options = options
         self._source = source
         self._description = description
-        self._outlet = outlet
+        self._flows = flows
+        self._publisher = publisher
         self._report = report
         self._stop = stop
-        self._flows: list[str] = []
         self._counts = _Counts()
+        # from when on, and from which projection on, projections are due at their rate
+        self._began_s = 0.0
+        self._began_with = 0
 
     def run(self) -> None:
         try:
-            while len(self._flows) < self._options.consumers:
+            while not all(audience.complete for audience in self._audiences()):
                 self._serve(_POLL_S)
-            logger.info("%d consumers are there, %s begins", len(self._flows), self._description.name)
+            logger.info("all consumers are there, %s begins", self._description.name)
             self._counts.started_s = time.monotonic()
             self._play()
             self._finish()
@@ -157,70 +307,85 @@ class _Play:
             logger.info("stopped after %d projections", self._counts.projections)
             return
         self._report({"event": "done", **self._summary()})
+        self._source.check_complete()
+
+    def _audiences(self) -> list[_Flows | FramePublisher]:
+        return [audience for audience in (self._flows, self._publisher) if audience is not None]
 
     def _play(self) -> None:
-        options, counts = self._options, self._counts
-        due_s = began_s = 0.0
-        for frame in self._source.frames(options.order):
-            payload = encode(frame)
-            is_projection = frame.kind is FrameKind.PROJECTION
-            if is_projection and counts.projections == 0:
-                due_s = began_s = time.monotonic()
-            elif is_projection and options.rate:
-                # from the beginning, not from the one before: errors do not add up
-                due_s = began_s + counts.projections / options.rate
-            while (wait_s := due_s - time.monotonic()) > 0:
-                self._serve(min(wait_s, _POLL_S))
-            while not all(map(self._outlet.can_send, self._flows)):
-                self._serve(_POLL_S)
-            if is_projection:
+        counts = self._counts
+        frames = self._source.frames(self._options.order)
+        per_round = self._description.frames // self._options.reading.repeat
+        while True:
+            # a detector may need some time for the next one
+            while not self._source.wait(_TURN_S):
+                self._serve(0)
+            frame = next(frames, None)
+            if frame is None:
+                return
+            if frame.sequence and not self._source.live and frame.sequence % per_round == 0:
+                self._wait_until(time.monotonic() + self._options.repeat_pause_s)
+                self._began_with = counts.projections
+            due_s = self._due_s(frame)
+            self._wait_until(due_s)
+            size = self._send(frame)
+            if frame.kind is FrameKind.PROJECTION:
                 counts.first_projection_at = counts.first_projection_at or time.time()
-                if options.rate:
+                if self._options.rate:
                     counts.late_s = max(counts.late_s, time.monotonic() - due_s)
-            for flow in self._flows:
-                self._outlet.send(flow, payload)
-            counts.add(frame.kind, len(payload) * len(self._flows))
+            counts.add(frame.kind, size)
             self._serve(0)
-            if is_projection:
+            if frame.kind is FrameKind.PROJECTION:
                 self._report({"event": "progress", **self._progress()})
 
+    def _due_s(self, frame: Frame) -> float:
+        """Return when a frame is to be sent; fields, and projections without a rate, at once."""
+        if frame.kind is not FrameKind.PROJECTION or not self._options.rate:
+            return 0.0
+        number = self._counts.projections - self._began_with
+        if number == 0:
+            self._began_s = time.monotonic()
+        # from the beginning, not from the one before: errors do not add up
+        return self._began_s + number / self._options.rate
+
+    def _wait_until(self, due_s: float) -> None:
+        while (wait_s := due_s - time.monotonic()) > 0:
+            self._serve(min(wait_s, _POLL_S))
+
+    def _send(self, frame: Frame) -> int:
+        """Send a frame to everybody as soon as everybody takes it; return how many bytes these are."""
+        size = 0
+        if self._flows is not None:
+            while not self._flows.can_send:
+                self._serve(_POLL_S)
+        if self._publisher is not None:
+            while not self._publisher.send(frame, self._source.rotation_center):
+                self._serve(0)
+            size += frame.pixels.nbytes * self._options.subscribers
+        if self._flows is not None:
+            size += self._flows.send(frame)
+        return size
+
     def _finish(self) -> None:
-        for flow in self._flows:
-            self._outlet.finish(flow)
-        while any(map(self._outlet.outstanding, self._flows)):
-            self._serve(_POLL_S)
+        if self._flows is not None:
+            self._flows.finish()
+            while self._flows.outstanding:
+                self._serve(_POLL_S)
+        if self._publisher is not None:
+            self._publisher.finish(self._stop)
+            if self._stop.is_set():
+                raise _Stopped
 
     def _serve(self, timeout_s: float) -> None:
         """Let the consumers' messages in, for so long at most."""
-        for event in self._outlet.poll(timeout_s):
-            self._take(event)
+        audiences = self._audiences()
+        if len(audiences) > 1:
+            timeout_s = min(timeout_s, _TURN_S)
+        audiences[0].serve(timeout_s)
+        for other in audiences[1:]:
+            other.serve(0)
         if self._stop.is_set():
             raise _Stopped
-
-    def _take(self, event: FlowEvent) -> None:
-        match event:
-            case Joined(flow=flow) if len(self._flows) < self._options.consumers:
-                self._flows.append(flow)
-                logger.info("consumer %s has joined", flow)
-            case Joined(flow=flow):
-                count = self._options.consumers
-                logger.warning("consumer %s comes too late and is refused", flow)
-                self._outlet.dismiss(flow, f"the scan has begun; it was started for {count} consumers")
-            case Left(flow=flow) if flow in self._flows:
-                if self._is_done(event):
-                    return
-                raise ConnectionFailed(
-                    f"consumer {flow} left after {self._counts.projections} of "
-                    f"{self._description.projections} projections: {event.reason}"
-                )
-            case _:
-                pass
-
-    def _is_done(self, event: Left) -> bool:
-        """Whether a consumer leaves after everything."""
-        counts, expected = self._counts, self._description
-        sent = counts.projections + counts.flat_fields + counts.dark_fields
-        return sent == expected.frames and event.unacknowledged == 0
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -236,6 +401,8 @@ class _Play:
             "flat_fields_sent": self._counts.flat_fields,
             "dark_fields_sent": self._counts.dark_fields,
             "first_projection_at": self._counts.first_projection_at,
+            "projections_per_s": self._counts.rate,
             "late_s": self._counts.late_s,
-            "frames_retransmitted": self._outlet.retransmitted,
+            **self._source.counts,
+            "frames_retransmitted": 0 if self._flows is None else self._flows.retransmitted,
         }

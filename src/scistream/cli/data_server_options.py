@@ -1,4 +1,4 @@
-"""The options of the native data server, the same for a gateway and for a data server by itself."""
+"""The options of data servers: those of the native one, which `s2ds` has too, and those of containers."""
 
 from __future__ import annotations
 
@@ -50,30 +50,70 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "tls_engine": (
         "--tls-engine",
-        {"type": click.Choice(["openssl", "stdlib"]), "help": "[default: the first one that works]"},
+        {
+            "type": click.Choice(["kernel", "openssl", "stdlib"]),
+            "help": "Who encrypts  [default: the first one that works]",
+        },
     ),
 }
 
-NATIVE_OPTIONS = tuple(click.option(option, name, **rest) for name, (option, rest) in _SETTINGS.items())
-NATIVE_NAMES = {name: option for name, (option, _) in _SETTINGS.items()}
+_OF_CONTAINERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "image": (
+        "--container-image",
+        {
+            "metavar": "IMAGE",
+            "help": "What containers are made from; it has to be on this machine.  [default: haproxy:lts, "
+            "nginx:stable; none for stunnel]",
+        },
+    ),
+    "engine": (
+        "--container-engine",
+        {
+            "metavar": "SOCKET",
+            "help": "The Docker Engine of this machine  [default: $DOCKER_HOST, or /var/run/docker.sock]",
+        },
+    ),
+}
+
+
+def _named(settings: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    return {name: option for name, (option, _) in settings.items()}
+
+
+def _options(settings: dict[str, tuple[str, dict[str, Any]]]) -> tuple[Callable[[F], F], ...]:
+    return tuple(click.option(option, name, **rest) for name, (option, rest) in settings.items())
+
+
+NATIVE_OPTIONS = _options(_SETTINGS)
+CONTAINER_OPTIONS = _options(_OF_CONTAINERS)
+NATIVE_NAMES = _named(_SETTINGS)
 """Settings of `NativeBackend`, and the options that give them."""
+CONTAINER_NAMES = _named(_OF_CONTAINERS)
+"""The same of `ContainerBackend`."""
 
 
-def with_native_settings(command: F) -> F:
-    """Hand `command` those of `NATIVE_OPTIONS` that were given together, as ``native_settings``."""
+def _gathered(command: F, names: dict[str, str], argument: str) -> F:
+    """Hand `command` those options in `names` that were given together, as `argument`."""
 
     @functools.wraps(command)
     def with_settings(*arguments: Any, **values: Any) -> Any:
-        settings = {name: values.pop(name) for name in NATIVE_NAMES}
+        settings = {name: values.pop(name) for name in names}
         given = {name: value for name, value in settings.items() if value is not None}
-        return command(*arguments, native_settings=given, **values)
+        return command(*arguments, **{argument: given}, **values)
 
     return with_settings  # type: ignore[return-value]
 
 
+def with_settings(command: F) -> F:
+    """Hand `command` the settings that were given, as ``native_settings`` and ``container_settings``."""
+    return _gathered(
+        _gathered(command, CONTAINER_NAMES, "container_settings"), NATIVE_NAMES, "native_settings"
+    )
+
+
 def native_options(command: F) -> F:
     """Give `command` all of `NATIVE_OPTIONS`; it gets those that were given together."""
-    decorated = with_native_settings(command)
+    decorated = _gathered(command, NATIVE_NAMES, "native_settings")
     for option in reversed(NATIVE_OPTIONS):
         decorated = option(decorated)
     return decorated

@@ -15,7 +15,7 @@ import click
 
 from scistream.cli import options
 from scistream.cli.config_file import config_option
-from scistream.cli.data_server_options import NATIVE_OPTIONS
+from scistream.cli.data_server_options import CONTAINER_OPTIONS, NATIVE_OPTIONS
 from scistream.cli.s2cs_addresses import DEFAULT_HOST, DEFAULT_PORT, LOOPBACK
 from scistream.config import StopMode
 from scistream.core.session import Encryption
@@ -71,6 +71,7 @@ def _all() -> tuple[Callable[[F], F], ...]:
         *_access(),
         *_sessions(),
         *NATIVE_OPTIONS,
+        *CONTAINER_OPTIONS,
         options.json_option("Print events as JSON lines on stdout: ready, done, error."),
         config_option(),
         options.verbose_option(logging.INFO, "--v"),
@@ -174,7 +175,8 @@ def _access() -> tuple[Callable[[F], F], ...]:
             default="native",
             show_default=True,
             help="What forwards the data, in any case of letters. Native is our own and needs nothing "
-            "installed; SciStream's documents have Haproxy as the default.",
+            "installed; SciStream's documents have Haproxy as the default. Those in containers need "
+            "the Docker Engine of this machine.",
         ),
         click.option(
             "--auth",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from scistream.cli.data_server_options import NATIVE_NAMES
+from scistream.cli.data_server_options import CONTAINER_NAMES, NATIVE_NAMES
 from scistream.cli.s2cs_addresses import find_addresses
 from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
 from scistream.core.session import Encryption
@@ -41,6 +41,7 @@ class Settings:
     tls: bool
     data_server: str
     native_settings: Mapping[str, object]
+    container_settings: Mapping[str, object]
     auth: str | None
     auth_file: Path | None
     client_id: str | None
@@ -110,7 +111,7 @@ class Settings:
             if self.advertise_port_range
             else None,
             data_server=data_server,
-            data_server_settings=self.native_settings,
+            data_server_settings={**self.native_settings, **self.container_settings},
             authenticator=self.auth or "",
             authenticator_settings=self._auth_settings(),
             encryption=Encryption(self.encryption),
@@ -169,6 +170,12 @@ class Settings:
             if self.native_settings and found[0] != "native":
                 given = ", ".join(NATIVE_NAMES[name] for name in self.native_settings)
                 problems.append(f"{given}: only the native data server can do that, not {found[0]}")
+            if self.container_settings and not found[0].endswith("container"):
+                given = ", ".join(CONTAINER_NAMES[name] for name in self.container_settings)
+                problems.append(
+                    f"{given}: that is for data servers in containers (--type HaproxyContainer, ...), not "
+                    f"for {found[0]}"
+                )
             return found[0]
         problems.append(
             f"data server {self.data_server!r} is not available in this installation; there are: "

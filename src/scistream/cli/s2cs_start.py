@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scistream.cli.data_server_options import with_native_settings
+from scistream.cli.data_server_options import with_settings
 from scistream.cli.output import emit, error_events
 from scistream.cli.running import StoppedBySignal, StopSignals, unless_stopped
 from scistream.cli.s2cs_options import start_options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @start_options
-@with_native_settings
+@with_settings
 def start(*, as_json: bool, **values: Any) -> None:
     """Start the control server, and run until SIGINT or SIGTERM.
 

@@ -246,3 +246,7 @@ s2ds.add_command(completion)
 def main() -> None:
     """Run ``s2ds``."""
     run_program(s2ds, "s2ds")
+
+
+if __name__ == "__main__":  # for programs that start it by this interpreter
+    main()

@@ -10,6 +10,7 @@ import click
 
 from scistream.cli.output import print_json
 from scistream.core.endpoint import Endpoint
+from scistream.core.events import Role
 from scistream.core.session import State
 from scistream.core.status import SessionStatus
 
@@ -68,8 +69,10 @@ def _show_side(one: Mapping[str, Any]) -> None:
     reason = f": {one['reason']}" if one["reason"] else ""
     click.echo(f"  {one['role']} {one['state']} at {one['server']}{reason}")
     encrypted = {None: "not yet", False: "no", True: "yes"}[one["encrypted"]]
+    dials = one["reverse"] and one["role"] == Role.PRODUCER.value
+    accepts = "(the other gateway is dialled)" if dials else " ".join(one["listeners"])
     for line in (
-        f"{' '.join(one['listeners'])} → {' '.join(one['targets']) or '(no target yet)'}",
+        f"{accepts} → {' '.join(one['targets']) or '(no target yet)'}",
         f"TLS between the gateways: {encrypted}",
         f"connections: {_sum(one, 'connections_open')} open, {_sum(one, 'connections_total')} in all, "
         f"{_sum(one, 'connections_failed')} failed",
@@ -133,6 +136,8 @@ def human_seconds(seconds: float) -> str:
 def _notes(session: Mapping[str, Any]) -> list[str]:
     """Return what else there is to say of one side: its leases, its data server's restarts."""
     notes = []
+    if session["reverse"]:
+        notes.append("reverse: the producer's gateway dials the consumer's")
     if session["lifetime_left_s"] is not None:
         notes.append(f"ends in {human_seconds(session['lifetime_left_s'])} unless it is renewed")
     if session["idle_timeout_s"]:

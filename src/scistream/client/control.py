@@ -69,6 +69,7 @@ class ControlClient:
         *,
         num_conn: int = 1,
         rate_mbps: int = 0,
+        reverse: bool = False,
         queue: bool = False,
         idle_timeout_s: float | None = None,
         lifetime_s: float | None = None,
@@ -81,6 +82,7 @@ class ControlClient:
                 role,
                 num_conn=num_conn,
                 rate_mbps=rate_mbps,
+                reverse=reverse,
                 queue=queue,
                 idle_timeout_s=idle_timeout_s,
                 lifetime_s=lifetime_s,
@@ -106,12 +108,20 @@ class ControlClient:
         targets: Iterable[Endpoint] = (),
         *,
         peer_certificate_pem: bytes = b"",
+        peer_data_server: str = "",
+        reverse_listeners: Iterable[Endpoint] = (),
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
         """Connect this side to `targets` (none: to what the application announced)."""
         return run(
             self.asynchronous.update(
-                uid, role, targets, peer_certificate_pem=peer_certificate_pem, timeout_s=timeout_s
+                uid,
+                role,
+                targets,
+                peer_certificate_pem=peer_certificate_pem,
+                peer_data_server=peer_data_server,
+                reverse_listeners=reverse_listeners,
+                timeout_s=timeout_s,
             )
         )
 

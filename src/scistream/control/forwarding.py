@@ -103,8 +103,10 @@ class Forwarding:
         self._begin_watch(self._server)
         return adopted.listeners
 
-    async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
-        """Lead new connections to `targets`.
+    async def retarget(
+        self, targets: Sequence[Endpoint], tls: TlsCredentials | None, *, dials: Sequence[Endpoint] = ()
+    ) -> None:
+        """Lead new connections to `targets`; `dials` are where a reverse session's producer dials.
 
         Raises
         ------
@@ -113,7 +115,7 @@ class Forwarding:
         """
         if self._server is None:
             raise DataServerError("there is no data server to retarget")
-        await self._server.retarget(targets, tls)
+        await self._server.retarget(targets, tls, dials=dials)
 
     async def has_died(self) -> bool:
         """Return whether the data server has ended by itself; that it is about to is waited for."""

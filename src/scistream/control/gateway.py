@@ -66,6 +66,6 @@ class Gateway:
         """
         return self.wan if role is Role.PRODUCER else self.lan
 
-    def advertised(self, role: Role, port: int) -> Endpoint:
-        """Return where others reach the listener of the side `role` that is bound to `port`."""
-        return Endpoint(self.listens_on(role).advertise_host, self.advertised_ports.get(port, port))
+    def advertised(self, network: Network, port: int) -> Endpoint:
+        """Return where others on `network` reach the listener that is bound to `port`."""
+        return Endpoint(network.advertise_host, self.advertised_ports.get(port, port))

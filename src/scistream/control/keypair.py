@@ -9,6 +9,7 @@ from scistream.control.state_dir import StateDirectory
 from scistream.core.events import Role
 from scistream.core.session import Session
 from scistream.dataserver.base import TlsCredentials, TlsLeg
+from scistream.dataserver.registry import omits_close_notify
 from scistream.errors import ConfigurationError, DataServerError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class KeyPair:
     def __init__(self, session: Session, number: int | None, state: StateDirectory | None) -> None:
         self._uid = session.key.uid
         self._role = session.role
+        self._reverse = session.reverse
         self._number = number
         self._state = state
         self.certificate_pem = session.certificate_pem
@@ -66,8 +68,13 @@ class KeyPair:
             except OSError:
                 logger.exception("session %s: its private key cannot be removed", self._uid)
 
-    def credentials(self, peer_certificate_pem: bytes) -> TlsCredentials | None:
+    def credentials(self, peer_certificate_pem: bytes, peer_data_server: str) -> TlsCredentials | None:
         """Return what a data server needs to prove this key to that peer; None without a peer.
+
+        Parameters
+        ----------
+        peer_data_server : str
+            Kind of the data server that the peer is; empty: not known.
 
         Raises
         ------
@@ -83,4 +90,6 @@ class KeyPair:
             certificate_pem=self.certificate_pem,
             private_key_pem=self._private_key_pem,
             peer_certificate_pem=peer_certificate_pem,
+            reverse=self._reverse,
+            peer_omits_close_notify=omits_close_notify(peer_data_server),
         )

@@ -79,6 +79,11 @@ class Runtime:
         self._closing = False
         self._detached = False
 
+    @property
+    def data_server(self) -> str:
+        """Kind of the data servers of this gateway."""
+        return self._gateway.data_server
+
     def next_call(self) -> int:
         """Return a number for one call."""
         return self._calls.next()

@@ -117,6 +117,7 @@ class ControlServer:
             encryption=config.encryption,
             limits=config.limits,
             capacity=Capacity(config.capacity_mbps),
+            reverses=backend.reverses,
         )
         runtime = Runtime(table, gateway, journal)
         server = grpc.aio.server(options=_OPTIONS)

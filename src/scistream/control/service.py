@@ -18,6 +18,7 @@ from scistream.auth.base import Authenticator
 from scistream.auth.certificates import check_certificate
 from scistream.control.names import check_hosts
 from scistream.control.runtime import Runtime
+from scistream.core.commands import Reply
 from scistream.wire import answers, requests
 from scistream.wire import scistream_pb2 as pb
 
@@ -82,7 +83,7 @@ class ControlService:
 
     async def _req(self, request: pb.Request, owner: str) -> Message:
         event = requests.read_request(request, owner, self._runtime.next_call())
-        return answers.write_response(await self._runtime.call(event))
+        return self._response(await self._runtime.call(event))
 
     async def _hello(self, request: pb.Hello, owner: str) -> Message:
         event = requests.read_hello(request, owner, self._runtime.next_call())
@@ -93,8 +94,8 @@ class ControlService:
         if event.peer_certificate_pem:
             check_certificate(event.peer_certificate_pem)
         self._runtime.check_known(event.key)
-        await check_hosts(event.targets, request.uid)
-        return answers.write_response(await self._runtime.call(event))
+        await check_hosts((*event.targets, *event.reverse_listeners), request.uid)
+        return self._response(await self._runtime.call(event))
 
     async def _release(self, request: pb.Release, owner: str) -> Message:
         await self._runtime.call(requests.read_release(request, owner, self._runtime.next_call()))
@@ -102,10 +103,13 @@ class ControlService:
 
     async def _renew(self, request: pb.RenewRequest, owner: str) -> Message:
         event = requests.read_renew(request, owner, self._runtime.next_call())
-        return answers.write_response(await self._runtime.call(event))
+        return self._response(await self._runtime.call(event))
 
     async def _status(self, request: pb.StatusRequest, owner: str) -> Message:
         return answers.write_status(await self._runtime.status(owner, request.uid))
+
+    def _response(self, reply: Reply) -> pb.Response:
+        return answers.write_response(reply, self._runtime.data_server)
 
     def _method(
         self, name: str, kind: type[M], work: Callable[[M, str], Awaitable[Message]]

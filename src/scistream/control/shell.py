@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scistream.control.failures import ShellCommand, failed, unexpected
 from scistream.control.forwarding import Channels, Forwarding
@@ -31,11 +31,12 @@ from scistream.core.events import (
     Event,
     ListenersBound,
     PortsTaken,
+    Role,
     SessionFreed,
     TrafficSeen,
 )
 from scistream.core.session import Session
-from scistream.dataserver.base import DataServerSpec
+from scistream.dataserver.base import DataServerSpec, Reverse, TlsCredentials
 from scistream.errors import DataServerError, ResourceExhausted, SciStreamError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class SessionShell:
     ) -> None:
         self._key = session.key
         self._role = session.role
+        self._num_conn = session.num_conn
+        self._reverse = session.reverse
         self._rate_mbps = session.rate_mbps if gateway.paces else 0.0
         self._was_ready = session.ready_generation > 0
         self._recovered_ports = session.ports
@@ -74,6 +77,7 @@ class SessionShell:
         self._gateway = gateway
         self._report = report
         self._sockets: list[socket.socket] = []
+        self._reverse_sockets: list[socket.socket] = []
         self._handle = history.handle
         self._forwarding = Forwarding(
             session.key.uid,
@@ -137,8 +141,7 @@ class SessionShell:
         if self._look is not None:
             await _cancelled(self._look)
         await self._forwarding.let_go()
-        for sock in self._sockets:
-            sock.close()
+        self._close_sockets()
 
     # --- the worker ------------------------------------------------------------------------------------
 
@@ -168,35 +171,47 @@ class SessionShell:
     # --- listeners and key -----------------------------------------------------------------------------
 
     def _bind(self, command: BindListeners) -> None:
-        bound = bind_listeners(self._gateway.listens_on(self._role).bind, command.ports)
-        self._sockets += bound.sockets
-        if bound.taken:
+        taken = self._listen(command.ports)
+        if taken:
             logger.warning(
-                "session %s: ports %s are held by other programs",
-                self._key.uid,
-                ", ".join(map(str, bound.taken)),
+                "session %s: ports %s are held by other programs", self._key.uid, ", ".join(map(str, taken))
             )
-            self._report(PortsTaken(key=self._key, ports=tuple(bound.taken)))
+            self._report(PortsTaken(key=self._key, ports=tuple(taken)))
             return
         if self._gateway.encrypts:
             self._key_pair.make()
-        ports = tuple(sock.getsockname()[1] for sock in self._sockets)
+        network, wan = self._gateway.listens_on(self._role), self._gateway.wan
+        ports, reverse_ports = _ports(self._sockets), _ports(self._reverse_sockets)
         self._report(
             ListenersBound(
                 key=self._key,
-                listeners=tuple(self._gateway.advertised(self._role, port) for port in ports),
-                ports=ports,
+                listeners=tuple(self._gateway.advertised(network, port) for port in ports),
+                reverse_listeners=tuple(self._gateway.advertised(wan, port) for port in reverse_ports),
+                ports=ports + reverse_ports,
                 certificate_pem=self._key_pair.certificate_pem,
             )
         )
 
+    def _listen(self, ports: Sequence[int]) -> list[int]:
+        """Bind `ports`: first what is missing for the channels, then their reverse listeners.
+
+        Return the ports that somebody else holds.
+        """
+        missing = self._num_conn - len(self._sockets)
+        bound = bind_listeners(self._gateway.listens_on(self._role).bind, ports[:missing])
+        self._sockets += bound.sockets
+        if len(ports) <= missing:
+            return bound.taken
+        # only the consumer's side of a reverse session has so many
+        reverse = bind_listeners(self._gateway.wan.bind, ports[missing:])
+        self._reverse_sockets += reverse.sockets
+        return bound.taken + reverse.taken
+
     def _recover(self, ports: tuple[int, ...]) -> None:
         """Bind the listeners of a session whose control server has died, before it had a data server."""
-        bound = bind_listeners(self._gateway.listens_on(self._role).bind, ports)
-        self._sockets += bound.sockets
-        if bound.taken:
+        if taken := self._listen(ports):
             raise ResourceExhausted(
-                f"port {bound.taken[0]} was taken by another program while no control server ran"
+                f"port {taken[0]} was taken by another program while no control server ran"
             )
 
     # --- data server -----------------------------------------------------------------------------------
@@ -207,17 +222,19 @@ class SessionShell:
                 uid=self._key.uid,
                 listeners=tuple(self._sockets),
                 targets=command.targets,
-                tls=self._key_pair.credentials(command.peer_certificate_pem),
+                tls=self._credentials(command),
                 wan_leg=self._key_pair.wan_leg,
                 rate_mbps=self._rate_mbps,
+                reverse=self._how_reverse(command),
             )
         )
         self._ready(command)
 
     async def _retarget(self, command: RetargetDataServer) -> None:
         try:
+            reverse = self._how_reverse(command)
             await self._forwarding.retarget(
-                command.targets, self._key_pair.credentials(command.peer_certificate_pem)
+                command.targets, self._credentials(command), dials=reverse.dials if reverse else ()
             )
         except DataServerError:
             if await self._forwarding.has_died():
@@ -233,9 +250,11 @@ class SessionShell:
             await self._start(command)
             return
         try:
-            self._sockets += await self._forwarding.adopt(self._handle)
+            sockets = await self._forwarding.adopt(self._handle)
         except DataServerError as error:
             raise DataServerError(f"the data server died while no control server ran: {error}") from error
+        self._sockets += sockets[: self._num_conn]
+        self._reverse_sockets += sockets[self._num_conn :]
         # it may have older targets, or newer ones that were not kept; the same again disturb no stream.
         # no call is served yet, so this is the next that is carried out
         self.carry_out(
@@ -244,8 +263,20 @@ class SessionShell:
                 generation=command.generation,
                 targets=command.targets,
                 peer_certificate_pem=command.peer_certificate_pem,
+                peer_data_server=command.peer_data_server,
+                reverse_listeners=command.reverse_listeners,
             )
         )
+
+    def _credentials(self, command: StartDataServer) -> TlsCredentials | None:
+        return self._key_pair.credentials(command.peer_certificate_pem, command.peer_data_server)
+
+    def _how_reverse(self, command: StartDataServer) -> Reverse | None:
+        if not self._reverse:
+            return None
+        if self._role is Role.CONSUMER:
+            return Reverse(waits_at=tuple(self._reverse_sockets))
+        return Reverse(dials=command.reverse_listeners)
 
     def _ready(self, command: StartDataServer) -> None:
         self._report(
@@ -254,6 +285,8 @@ class SessionShell:
                 generation=command.generation,
                 targets=command.targets,
                 peer_certificate_pem=command.peer_certificate_pem,
+                peer_data_server=command.peer_data_server,
+                reverse_listeners=command.reverse_listeners,
             )
         )
 
@@ -274,10 +307,17 @@ class SessionShell:
         if self._look is not None:
             await _cancelled(self._look)
         await self._forwarding.stop()
-        for sock in self._sockets:
-            sock.close()
+        self._close_sockets()
         self._key_pair.forget()
         self._report(SessionFreed(key=self._key))
+
+    def _close_sockets(self) -> None:
+        for sock in (*self._sockets, *self._reverse_sockets):
+            sock.close()
+
+
+def _ports(sockets: Sequence[socket.socket]) -> tuple[int, ...]:
+    return tuple(sock.getsockname()[1] for sock in sockets)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -32,5 +32,6 @@ def session_status(session: Session, history: History, gateway: Gateway) -> Sess
         idle_timeout_s=session.idle_timeout_s,
         lifetime_s=session.lifetime_s,
         lifetime_left_s=None if lifetime_end_s is None else max(0.0, lifetime_end_s - now_s),
+        reverse=session.reverse,
         paced=gateway.paces and session.rate_mbps > 0,
     )

@@ -21,7 +21,7 @@ from scistream.core.limits import Limits
 from scistream.core.replies import reply
 from scistream.core.reservation import Capacity, Pool
 from scistream.core.session import Session, State
-from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists
+from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists, WrongState
 
 
 class Admission:
@@ -35,12 +35,15 @@ class Admission:
         Its throughput.
     limits : Limits
         How long the queue may be, among others.
+    reverses : bool
+        Whether the gateway's data servers can have reverse sessions.
     """
 
-    def __init__(self, pool: Pool, capacity: Capacity, limits: Limits) -> None:
+    def __init__(self, pool: Pool, capacity: Capacity, limits: Limits, *, reverses: bool) -> None:
         self._pool = pool
         self._capacity = capacity
         self._limits = limits
+        self._reverses = reverses
         self._queue: dict[SessionKey, Session] = {}
 
     @property
@@ -57,21 +60,24 @@ class Admission:
         ------
         InvalidArgument
             The whole gateway would not suffice.
+        WrongState
+            It is to be reverse, and the data servers here cannot.
         ResourceExhausted
             What is free does not suffice, and it is not to queue, or the queue is full. Nothing is held.
         """
-        self._check_possible(event)
         session = Session(
             key=event.key,
             role=event.role,
             num_conn=event.num_conn,
             rate_mbps=event.rate_mbps,
+            reverse=event.reverse,
             queue=event.queue,
             idle_timeout_s=lease_s(event.idle_timeout_s, self._limits.idle_timeout_s),
             lifetime_s=lease_s(event.lifetime_s, self._limits.lifetime_s),
             requests=[event.call],
             hellos=hellos,
         )
+        self._check_possible(session)
         lack = self._lack(session) or self._overtakes(session)
         if not lack:
             return session, self._reserve(session)
@@ -92,10 +98,11 @@ class Admission:
 
         The leases are those of the first one.
         """
-        if (event.role, event.num_conn, event.rate_mbps) != (
+        if (event.role, event.num_conn, event.rate_mbps, event.reverse) != (
             session.role,
             session.num_conn,
             session.rate_mbps,
+            session.reverse,
         ):
             uid = event.key.uid
             if event.role is not session.role:
@@ -105,8 +112,9 @@ class Admission:
                 )
             channels = "1 channel" if session.num_conn == 1 else f"{session.num_conn} channels"
             raise SessionExists(
-                f"session {uid} is here already, as {session.role} with {channels} "
-                f"at {session.rate_mbps:g} Mb/s; use another uid, or release it first"
+                f"session {uid} is here already, as {session.role} with "
+                f"{'reverse ' if session.reverse else ''}{channels} at {session.rate_mbps:g} Mb/s; "
+                "use another uid, or release it first"
             )
         if session.state in {State.QUEUED, State.REQUESTED, State.RESERVED}:
             session.requests.append(event.call)
@@ -145,7 +153,7 @@ class Admission:
         except ResourceExhausted as error:
             return ReservationFailed(key=session.key, reason=str(error))
         session.ports = kept + instead
-        return [BindListeners(key=session.key, ports=instead, wanted=session.num_conn)]
+        return [BindListeners(key=session.key, ports=instead, wanted=session.num_ports)]
 
     def hold(self, session: Session) -> None:
         """Hold what `session`, out of the journal, holds.
@@ -168,7 +176,7 @@ class Admission:
         session.held_mbps = 0
 
     def _reserve(self, session: Session) -> list[Command]:
-        session.ports = self._pool.take(session.num_conn)
+        session.ports = self._pool.take(session.num_ports)
         self._capacity.take(session.rate_mbps)
         session.held_mbps = session.rate_mbps
         leave_queue: list[Command] = []
@@ -178,29 +186,36 @@ class Admission:
         return [
             *leave_queue,
             *lifetime_timer(session),
-            BindListeners(key=session.key, ports=session.ports, wanted=session.num_conn),
+            BindListeners(key=session.key, ports=session.ports, wanted=session.num_ports),
         ]
 
     # --- whether there is enough -----------------------------------------------------------------------
 
-    def _check_possible(self, event: Request) -> None:
-        if event.num_conn > self._pool.size:
+    def _check_possible(self, session: Session) -> None:
+        uid = session.key.uid
+        if session.reverse and not self._reverses:
+            raise WrongState(
+                f"session {uid}: the data server of this gateway cannot have reverse channels; ask without "
+                "--reverse, or have its operator start s2cs with --type native"
+            )
+        if session.num_ports > self._pool.size:
+            each = ", each of which takes two ports," if session.reverse else ","
             raise InvalidArgument(
-                f"session {event.key.uid}: num_conn is {event.num_conn}, "
+                f"session {uid}: num_conn is {session.num_conn}{each} "
                 f"and this gateway has {self._pool.size} ports in all"
             )
         limit_mbps = self._capacity.limit_mbps
-        if limit_mbps and event.rate_mbps > limit_mbps:
+        if limit_mbps and session.rate_mbps > limit_mbps:
             raise InvalidArgument(
-                f"session {event.key.uid}: rate is {event.rate_mbps:g} Mb/s, and this gateway has "
+                f"session {uid}: rate is {session.rate_mbps:g} Mb/s, and this gateway has "
                 f"{limit_mbps:g} Mb/s in all; ask for so much or less"
             )
 
     def _lack(self, session: Session) -> str:
         """Return what is missing for `session`, and what would help; nothing where there is enough."""
-        if session.num_conn > self._pool.free:
+        if session.num_ports > self._pool.free:
             return (
-                f"{session.num_conn} ports wanted, {self._pool.free} of {self._pool.size} free; "
+                f"{session.num_ports} ports wanted, {self._pool.free} of {self._pool.size} free; "
                 "release sessions, widen the port range"
             )
         if not self._capacity.fits(session.rate_mbps):
@@ -216,8 +231,8 @@ class Admission:
         """Return how `session`, for which there is enough, would be in the way of those that queue."""
         if not self._queue:
             return ""
-        theirs = sum(other.num_conn for other in self._queue.values())
-        if not session.rate_mbps and session.num_conn + theirs <= self._pool.free:
+        theirs = sum(other.num_ports for other in self._queue.values())
+        if not session.rate_mbps and session.num_ports + theirs <= self._pool.free:
             return ""
         return (
             f"{len(self._queue)} requests queue for capacity and ports; ask again when they have been served"

@@ -23,7 +23,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindListeners(Command):
-    """Bind and listen on `ports`, besides those bound already.
+    """Bind and listen on `ports`, besides those bound already: for each channel, then its reverse listeners.
 
     Reported by `ListenersBound` once `wanted` are bound in all, by `PortsTaken` where somebody outside
     holds some, by `ReservationFailed` where nothing helps. Port 0 stands for any.
@@ -45,11 +45,21 @@ class RecoverListeners(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartDataServer(Command):
-    """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`."""
+    """Forward to `targets`. Reported by `DataServerReady` or `DataServerFailed`.
+
+    Parameters
+    ----------
+    peer_data_server : str
+        Kind of the other side's data server; empty: not known.
+    reverse_listeners : tuple of Endpoint
+        Where the sides of a reverse session meet; empty for any other session.
+    """
 
     generation: int
     targets: tuple[Endpoint, ...]
     peer_certificate_pem: bytes
+    peer_data_server: str = ""
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +130,18 @@ class Reply(Command):
         What the application announced by HELLO.
     certificate_pem : bytes
         The session's certificate here; empty where this gateway does not encrypt.
+    reverse : bool
+        Whether the producer's side dials the consumer's.
+    reverse_listeners : tuple of Endpoint
+        Where the consumer's side of a reverse session waits for the producer's.
     """
 
     call: int
     listeners: tuple[Endpoint, ...] = ()
     destinations: tuple[Endpoint, ...] = ()
     certificate_pem: bytes = b""
+    reverse: bool = False
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

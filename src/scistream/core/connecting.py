@@ -21,12 +21,14 @@ from scistream.core.commands import (
     StartDataServer,
 )
 from scistream.core.ending import end
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import (
     DataServerDied,
     DataServerFailed,
     DataServerReady,
     DataServerRestarted,
     RetargetFailed,
+    Role,
     Timer,
     Update,
 )
@@ -61,7 +63,8 @@ class Connecting:
         Raises
         ------
         InvalidArgument
-            The role is not the session's, or there is no target.
+            The role is not the session's, there is no target, or the addresses are not those that the side of
+            a reverse session needs.
         WrongState
             The encryption is not what this gateway asks for.
         ResourceExhausted
@@ -70,14 +73,24 @@ class Connecting:
         uid = session.key.uid
         if event.role not in {None, session.role}:
             raise InvalidArgument(f"session {uid}: update has role {event.role}; here it is {session.role}")
-        targets = event.targets or session.destinations
+        reverse_listeners = _reverse_listeners(session, event)
+        meets_only = session.reverse and session.role is Role.CONSUMER
+        targets = reverse_listeners if meets_only else event.targets or session.destinations
         if not targets:
             raise InvalidArgument(f"session {uid}: update names no target; give the other side's listeners")
         # one that only leads elsewhere need not say again who the other side is
         peer_certificate_pem = event.peer_certificate_pem or session.peer_certificate_pem
         self._check_encryption(session, peer_certificate_pem)
-        newest = (session.targets, session.peer_certificate_pem)
-        if session.generation and newest == (targets, peer_certificate_pem):
+        same_peer = peer_certificate_pem == session.peer_certificate_pem
+        peer_data_server = event.peer_data_server or (session.peer_data_server if same_peer else "")
+        asked = (targets, peer_certificate_pem, peer_data_server, reverse_listeners)
+        newest = (
+            session.targets,
+            session.peer_certificate_pem,
+            session.peer_data_server,
+            session.reverse_listeners,
+        )
+        if session.generation and newest == asked:
             if session.ready_generation >= session.generation:
                 return [reply(session, event.call)]
             session.updates.append((event.call, session.generation))
@@ -89,6 +102,8 @@ class Connecting:
         kind = RetargetDataServer if session.generation else StartDataServer
         session.targets = targets
         session.peer_certificate_pem = peer_certificate_pem
+        session.peer_data_server = peer_data_server
+        session.reverse_listeners = reverse_listeners
         if session.state is State.ANNOUNCED:
             session.state = State.CONNECTING
         order = _next_order(session, kind)
@@ -102,6 +117,8 @@ class Connecting:
         if event.generation > session.ready_generation:
             session.ready_targets = event.targets
             session.ready_peer_certificate_pem = event.peer_certificate_pem
+            session.ready_peer_data_server = event.peer_data_server
+            session.ready_reverse_listeners = event.reverse_listeners
         answered: list[Command] = [reply(session, call) for call in _settled(session, event.generation)]
         return [*self._forwards(session), *answered]
 
@@ -117,6 +134,8 @@ class Connecting:
         if event.generation == session.generation:
             session.targets = session.ready_targets
             session.peer_certificate_pem = session.ready_peer_certificate_pem
+            session.peer_data_server = session.ready_peer_data_server
+            session.reverse_listeners = session.ready_reverse_listeners
         reason = f"{named(session, event.reason)}; it forwards as before"
         refused: list[Command] = [
             Refuse(key=session.key, call=call, error=DataServerError(reason))
@@ -193,4 +212,32 @@ def _next_order(session: Session, kind: type[StartDataServer]) -> StartDataServe
         generation=session.generation,
         targets=session.targets,
         peer_certificate_pem=session.peer_certificate_pem,
+        peer_data_server=session.peer_data_server,
+        reverse_listeners=session.reverse_listeners,
     )
+
+
+def _reverse_listeners(session: Session, event: Update) -> tuple[Endpoint, ...]:
+    """Return where the sides of `session` meet if it is reverse; none if it is not."""
+    uid = session.key.uid
+    if not session.reverse:
+        if event.reverse_listeners:
+            raise InvalidArgument(
+                f"session {uid}: update names reverse listeners, and the session is not reverse; request it "
+                "with --reverse on both sides"
+            )
+        return ()
+    if session.role is Role.CONSUMER:
+        if event.targets or event.reverse_listeners:
+            raise InvalidArgument(
+                f"session {uid}: update names an address, and on the consumer's side of a reverse session "
+                "nothing is connected to; leave it out"
+            )
+        return session.reverse_listeners
+    told = event.reverse_listeners or session.reverse_listeners
+    if len(told) != session.num_conn:
+        raise InvalidArgument(
+            f"session {uid}: update names {len(told)} reverse listeners, and the session has "
+            f"{session.num_conn} channels; give those that the consumer's side was granted, one per channel"
+        )
+    return told

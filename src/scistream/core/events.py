@@ -21,6 +21,9 @@ _UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 #: More addresses than this in one message are a mistake: a session never has so many channels.
 MAX_ADDRESSES = 1024
 
+# The name of a kind of data server, which is kept with the session.
+_MAX_DATA_SERVER = 64
+
 # int32 is what the wire carries.
 _MAX_RATE_MBPS = 2**31 - 1
 
@@ -108,6 +111,8 @@ class Request(CallEvent):
     ----------
     rate_mbps : float
         Reserved of the gateway's capacity; 0 reserves nothing.
+    reverse : bool
+        Whether the producer's side dials the consumer's, because its gateway cannot be reached.
     queue : bool
         Whether to wait for capacity and ports where there are too few.
     idle_timeout_s, lifetime_s : float or None
@@ -124,6 +129,7 @@ class Request(CallEvent):
     role: Role
     num_conn: int
     rate_mbps: float = 0
+    reverse: bool = False
     queue: bool = False
     idle_timeout_s: float | None = None
     lifetime_s: float | None = None
@@ -163,14 +169,31 @@ class Update(CallEvent):
         None where the caller does not say.
     peer_certificate_pem : bytes
         Certificate that the other side's data server proves to hold; empty for plain TCP.
+    peer_data_server : str
+        Kind of the other side's data server; empty where the caller does not say.
+    reverse_listeners : tuple of Endpoint
+        Where the producer's side of a reverse session dials the consumer's, one per channel.
+
+    Raises
+    ------
+    InvalidArgument
+        An address is none, or the name is too long for any data server's.
     """
 
     role: Role | None
     targets: tuple[Endpoint, ...] = ()
     peer_certificate_pem: bytes = b""
+    peer_data_server: str = ""
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
     def __post_init__(self) -> None:
         _check_addresses(self.key.uid, "update", self.targets)
+        _check_addresses(self.key.uid, "update", self.reverse_listeners)
+        if len(self.peer_data_server) > _MAX_DATA_SERVER:
+            raise InvalidArgument(
+                f"session {self.key.uid}: update names a data server by {len(self.peer_data_server)} "
+                f"characters; {_MAX_DATA_SERVER} are the most"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +235,9 @@ class ListenersBound(Event):
 
     Parameters
     ----------
-    listeners : tuple of Endpoint
-        As others reach them (advertised host and port).
+    listeners, reverse_listeners : tuple of Endpoint
+        As others reach them (advertised host and port): for applications or the other gateway; and where
+        the consumer's side of a reverse session waits for the producer's.
     ports : tuple of int
         Where the sockets are bound, in the same order. It can be empty where the session chose them.
     certificate_pem : bytes
@@ -221,6 +245,7 @@ class ListenersBound(Event):
     """
 
     listeners: tuple[Endpoint, ...]
+    reverse_listeners: tuple[Endpoint, ...] = ()
     ports: tuple[int, ...] = ()
     certificate_pem: bytes = b""
 
@@ -246,6 +271,8 @@ class DataServerReady(Event):
     generation: int
     targets: tuple[Endpoint, ...]
     peer_certificate_pem: bytes
+    peer_data_server: str = ""
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ class Greeting:
         _check_ports(session, event.ports)
         session.ports = event.ports or session.ports
         session.listeners = event.listeners
+        session.reverse_listeners = event.reverse_listeners
         session.certificate_pem = event.certificate_pem
         session.state = State.RESERVED
         commands: list[Command] = [
@@ -137,10 +138,10 @@ class Greeting:
 
 def _check_ports(session: Session, bound: tuple[int, ...]) -> None:
     chosen_elsewhere = 0 in session.ports
-    if chosen_elsewhere and (len(bound) != session.num_conn or 0 in bound):
+    if chosen_elsewhere and (len(bound) != session.num_ports or 0 in bound):
         raise WrongState(
             f"ListenersBound of session {session.key.uid} tells ports {listed(bound)}; "
-            f"{session.num_conn} are wanted, as the operating system chose them"
+            f"{session.num_ports} are wanted, as the operating system chose them"
         )
     if bound and not chosen_elsewhere and sorted(bound) != sorted(session.ports):
         raise WrongState(

@@ -31,6 +31,8 @@ def recover(session: Session) -> list[Command]:
                 generation=session.generation,
                 targets=session.targets,
                 peer_certificate_pem=session.peer_certificate_pem,
+                peer_data_server=session.peer_data_server,
+                reverse_listeners=session.reverse_listeners,
             )
             # an answer that was awaited will not come, and without it nobody would look again
             return [adopt, LookForTraffic(key=session.key)] if session.looking else [adopt]

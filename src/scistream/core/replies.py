@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scistream.core.commands import Reply
-from scistream.core.events import SessionKey
+from scistream.core.events import Role, SessionKey
 from scistream.core.session import Session
 from scistream.errors import SessionNotFound, WrongState
 
@@ -16,6 +16,8 @@ def reply(session: Session, call: int) -> Reply:
         listeners=session.listeners,
         destinations=session.destinations,
         certificate_pem=session.certificate_pem,
+        reverse=session.reverse,
+        reverse_listeners=session.reverse_listeners if session.role is Role.CONSUMER else (),
     )
 
 

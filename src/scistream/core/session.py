@@ -196,27 +196,36 @@ class Session:
 
     Attributes
     ----------
+    reverse : bool
+        Whether the producer's side dials the consumer's.
     queue : bool
         Whether its REQ asked to wait for capacity and ports.
     outcome : State or None
         What it ends as, once that is known.
     ports : tuple of int
-        Held of the pool, in the order of the listeners; 0 while the operating system has not chosen.
+        Held of the pool, in the order of the listeners, and after them of the reverse listeners that are
+        ours; 0 while the operating system has not chosen.
     held_mbps : float
         Held of the gateway's capacity.
     listeners : tuple of Endpoint
         Where the data server accepts, as others reach it; other ports than `ports` where they are translated.
+    reverse_listeners : tuple of Endpoint
+        Where the sides of a reverse session meet, one per channel: the consumer's own, as others reach them;
+        of the producer's side those that it dials.
     destinations : tuple of Endpoint
         What the application announced.
     targets : tuple of Endpoint
         Where the data server connects. With fewer than channels the data server begins again with the first
-        (`targets[channel % len(targets)]`); with more, it leaves the others aside.
+        (`targets[channel % len(targets)]`); with more, it leaves the others aside. The consumer's side of a
+        reverse session connects nowhere, and has its reverse listeners here.
     certificate_pem, peer_certificate_pem : bytes
         Ours and the other side's; empty without encryption.
+    peer_data_server : str
+        Kind of the other side's data server; empty: not known.
     generation, ready_generation : int
         Number of the newest order to the data server, and of the newest that is settled: it was taken over,
         or could not be.
-    ready_targets, ready_peer_certificate_pem : tuple of Endpoint, bytes
+    ready_targets, ready_peer_certificate_pem, ready_peer_data_server, ready_reverse_listeners
         What the newest order said that was taken over; an order that fails leads back to it.
     restart_generation : int
         The order that began the data server that runs now, if it was restarted; older ones were its
@@ -239,6 +248,7 @@ class Session:
     role: Role
     num_conn: int
     rate_mbps: float
+    reverse: bool = False
     queue: bool = False
     state: State = State.REQUESTED
     outcome: State | None = None
@@ -246,14 +256,18 @@ class Session:
     held_mbps: float = 0
     taken_elsewhere: frozenset[int] = frozenset()
     listeners: tuple[Endpoint, ...] = ()
+    reverse_listeners: tuple[Endpoint, ...] = ()
     destinations: tuple[Endpoint, ...] = ()
     targets: tuple[Endpoint, ...] = ()
     certificate_pem: bytes = b""
     peer_certificate_pem: bytes = b""
+    peer_data_server: str = ""
     generation: int = 0
     ready_generation: int = 0
     ready_targets: tuple[Endpoint, ...] = ()
     ready_peer_certificate_pem: bytes = b""
+    ready_peer_data_server: str = ""
+    ready_reverse_listeners: tuple[Endpoint, ...] = ()
     restart_generation: int = 0
     restarts: int = 0
     restarts_in_a_row: int = 0
@@ -279,6 +293,13 @@ class Session:
             updates=list(self.updates),
             releases=list(self.releases),
         )
+
+    @property
+    def num_ports(self) -> int:
+        """How many ports it needs: a reverse session all of them at the consumer's side."""
+        if not self.reverse:
+            return self.num_conn
+        return 2 * self.num_conn if self.role is Role.CONSUMER else 0
 
     @property
     def freed(self) -> bool:

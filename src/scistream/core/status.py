@@ -55,6 +55,8 @@ class SessionStatus:
         Its leases; 0 where there is none.
     lifetime_left_s : float or None
         What is left of its lifetime; None where that does not end, or has not begun.
+    reverse : bool
+        Whether the producer's side dials the consumer's.
     paced : bool
         Whether the data server holds its connections to `rate_mbps`.
     """
@@ -77,6 +79,7 @@ class SessionStatus:
     idle_timeout_s: float = 0
     lifetime_s: float = 0
     lifetime_left_s: float | None = None
+    reverse: bool = False
     paced: bool = False
 
     @property

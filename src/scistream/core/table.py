@@ -68,6 +68,8 @@ class SessionTable:
         How long who waits; None: the defaults.
     capacity : Capacity or None
         Throughput that sessions can reserve; None: without limit.
+    reverses : bool
+        Whether the data servers can have reverse sessions.
     """
 
     def __init__(
@@ -77,11 +79,12 @@ class SessionTable:
         encryption: Encryption = Encryption.REQUIRED,
         limits: Limits | None = None,
         capacity: Capacity | None = None,
+        reverses: bool = False,
     ) -> None:
         self._limits = limits or Limits()
         self._sessions: dict[SessionKey, Session] = {}
         self._ended: dict[SessionKey, None] = {}  # in the order of their ends
-        self._admission = Admission(pool, capacity or Capacity(0), self._limits)
+        self._admission = Admission(pool, capacity or Capacity(0), self._limits, reverses=reverses)
         self._greeting = Greeting(self._limits)
         connecting = Connecting(encryption, self._limits)
         leases = Leases(self._limits)

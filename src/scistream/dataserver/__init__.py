@@ -11,6 +11,7 @@ from scistream.dataserver.base import (
     DataServerSpec,
     Persistence,
     Restarted,
+    Reverse,
     TlsCredentials,
     TlsLeg,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "DataServerSpec",
     "Persistence",
     "Restarted",
+    "Reverse",
     "TlsCredentials",
     "TlsLeg",
     "create_backend",

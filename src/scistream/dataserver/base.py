@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.status import ChannelStatistics as ChannelStatistics  # noqa: PLC0414 - part of the contract
@@ -47,12 +48,41 @@ class TlsCredentials:
         This session's own self-signed certificate and its key. The key never leaves the gateway.
     peer_certificate_pem : bytes
         The one certificate that the other side must prove to hold; any other peer is refused.
+    reverse : bool
+        The producer's side dials, so that the parts in the handshake are changed over: the consumer's side is
+        the TLS server.
+    peer_omits_close_notify : bool
+        The peer ends one direction of a stream by TCP's FIN alone. Without the close_notify nothing proves
+        that it was the peer who ended it; from any other peer such an end is that of a cut stream.
     """
 
     leg: TlsLeg
     certificate_pem: bytes
     private_key_pem: bytes = field(repr=False)
     peer_certificate_pem: bytes
+    reverse: bool = False
+    peer_omits_close_notify: bool = False
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this side is the TLS server: the one that accepts."""
+        return (self.leg is TlsLeg.LISTENER) is not self.reverse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverse:
+    """How the two data servers of a session meet where the producer's side dials: on one side one of the two.
+
+    Parameters
+    ----------
+    waits_at : tuple of socket.socket
+        The consumer's side: the listening socket for the other gateway of each channel.
+    dials : tuple of Endpoint
+        The producer's side: where the other gateway waits, for each channel.
+    """
+
+    waits_at: tuple[socket.socket, ...] = ()
+    dials: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +106,9 @@ class DataServerSpec:
     rate_mbps : float
         What all connections of the session together may carry in each direction, in 10⁶ bit/s; 0: as fast
         as it goes.
+    reverse : Reverse or None
+        The producer's side dials the consumer's. On the producer's side there are no `listeners` then; on
+        the consumer's side nothing is dialled, and `targets` say nothing. Only for a backend that `reverses`.
     """
 
     uid: str
@@ -84,6 +117,12 @@ class DataServerSpec:
     tls: TlsCredentials | None = None
     wan_leg: TlsLeg | None = None
     rate_mbps: float = 0
+    reverse: Reverse | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return len(self.reverse.dials) if self.reverse and self.reverse.dials else len(self.listeners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +155,15 @@ class DataServer(ABC):
         """
 
     @abstractmethod
-    async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
+    async def retarget(
+        self, targets: Sequence[Endpoint], tls: TlsCredentials | None, *, dials: Sequence[Endpoint] = ()
+    ) -> None:
         """Connect new connections to `targets`; connections that are open finish where they are.
+
+        Parameters
+        ----------
+        dials : sequence of Endpoint
+            As in `Reverse`; only for the producer's side of a reverse session.
 
         Raises
         ------
@@ -189,7 +235,19 @@ class LeftRunning:
 
 
 class DataServerBackend(ABC):
-    """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``."""
+    """A kind of data server on one gateway, named by its entry point in ``scistream.dataservers``.
+
+    Attributes
+    ----------
+    omits_close_notify : bool
+        Whether data servers of this kind end one direction of an encrypted stream by TCP's FIN alone. The
+        other side's has to know, as it takes such an end for that of a cut stream.
+    reverses : bool
+        Whether a session's producer side can dial the consumer's (`Reverse`).
+    """
+
+    omits_close_notify: ClassVar[bool] = False
+    reverses: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self, persistence: Persistence | None = None) -> None:

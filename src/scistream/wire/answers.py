@@ -29,22 +29,34 @@ class Grant:
         What the application announced by HELLO.
     certificate_pem : bytes
         This side's certificate for the session; empty where it does not encrypt.
+    data_server : str
+        Kind of this side's data server; empty where the server does not say.
+    reverse : bool
+        Whether the producer's side dials the consumer's. A server that knows nothing of that says no.
+    reverse_listeners : tuple of Endpoint
+        Where the consumer's side of a reverse session waits for the producer's.
     """
 
     listeners: tuple[Endpoint, ...]
     destinations: tuple[Endpoint, ...]
     certificate_pem: bytes
+    data_server: str = ""
+    reverse: bool = False
+    reverse_listeners: tuple[Endpoint, ...] = ()
 
 
 # --- at the server -------------------------------------------------------------------------------------
 
 
-def write_response(reply: Reply) -> pb.Response:
-    """Return the answer to REQ and UpdateTargets."""
+def write_response(reply: Reply, data_server: str) -> pb.Response:
+    """Return the answer to REQ and UpdateTargets of a gateway with data servers of that kind."""
     return pb.Response(
         listeners=map(str, reply.listeners),
         prod_listeners=map(str, reply.destinations),
         certificate=reply.certificate_pem,
+        data_server=data_server,
+        reverse=reply.reverse,
+        reverse_listeners=map(str, reply.reverse_listeners),
     )
 
 
@@ -86,6 +98,7 @@ def write_status(sessions: Iterable[SessionStatus]) -> pb.StatusReply:
                 lifetime=one.lifetime_s,
                 lifetime_left=one.lifetime_left_s,
                 paced=one.paced,
+                reverse=one.reverse,
             )
             for one in sessions
         )
@@ -107,6 +120,9 @@ def read_response(message: pb.Response) -> Grant:
         listeners=_addresses(message.listeners),
         destinations=_addresses(message.prod_listeners),
         certificate_pem=message.certificate,
+        data_server=message.data_server,
+        reverse=message.reverse,
+        reverse_listeners=_addresses(message.reverse_listeners),
     )
 
 
@@ -160,6 +176,7 @@ def read_status(message: pb.StatusReply) -> tuple[SessionStatus, ...]:
                 lifetime_s=one.lifetime,
                 lifetime_left_s=one.lifetime_left if one.HasField("lifetime_left") else None,
                 paced=one.paced,
+                reverse=one.reverse,
             )
             for one in message.sessions
         )

@@ -32,6 +32,7 @@ def read_request(message: pb.Request, owner: str, call: int) -> Request:
         role=_role(message.uid, message.role),
         num_conn=message.num_conn,
         rate_mbps=message.rate,
+        reverse=message.reverse,
         queue=message.queue,
         idle_timeout_s=message.idle_timeout if message.HasField("idle_timeout") else None,
         lifetime_s=message.lifetime if message.HasField("lifetime") else None,
@@ -68,6 +69,8 @@ def read_update(message: pb.UpdateTargets, owner: str, call: int) -> Update:
         role=_role(message.uid, message.role) if message.role else None,
         targets=tuple(map(Endpoint.parse, message.remote_listeners)),
         peer_certificate_pem=message.peer_certificate,
+        peer_data_server=message.peer_data_server,
+        reverse_listeners=tuple(map(Endpoint.parse, message.reverse_listeners)),
     )
 
 
@@ -109,6 +112,7 @@ def write_request(
     num_conn: int,
     rate_mbps: int,
     *,
+    reverse: bool = False,
     queue: bool = False,
     idle_timeout_s: float | None = None,
     lifetime_s: float | None = None,
@@ -129,6 +133,7 @@ def write_request(
             role=role.value,
             num_conn=num_conn,
             rate=rate_mbps,
+            reverse=reverse,
             queue=queue,
             idle_timeout=idle_timeout_s,
             lifetime=lifetime_s,
@@ -143,7 +148,13 @@ def write_hello(uid: str, role: Role, addresses: Iterable[Endpoint]) -> pb.Hello
 
 
 def write_update(
-    uid: str, role: Role, targets: Iterable[Endpoint], peer_certificate_pem: bytes
+    uid: str,
+    role: Role,
+    targets: Iterable[Endpoint],
+    peer_certificate_pem: bytes,
+    *,
+    peer_data_server: str = "",
+    reverse_listeners: Iterable[Endpoint] = (),
 ) -> pb.UpdateTargets:
     """Return the UpdateTargets message."""
     return pb.UpdateTargets(
@@ -151,4 +162,6 @@ def write_update(
         role=role.value,
         remote_listeners=map(str, targets),
         peer_certificate=peer_certificate_pem,
+        peer_data_server=peer_data_server,
+        reverse_listeners=map(str, reverse_listeners),
     )

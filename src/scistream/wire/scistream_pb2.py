@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1escistream/wire/scistream.proto\x12\tscistream\"\xa3\x01\n\x07Request\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x10\n\x08num_conn\x18\x03 \x01(\x05\x12\x0c\n\x04rate\x18\x04 \x01(\x05\x12\r\n\x05queue\x18\x14 \x01(\x08\x12\x19\n\x0cidle_timeout\x18\x15 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08lifetime\x18\x16 \x01(\x01H\x01\x88\x01\x01\x42\x0f\n\r_idle_timeoutB\x0b\n\t_lifetime\"J\n\x08Response\x12\x11\n\tlisteners\x18\x01 \x03(\t\x12\x16\n\x0eprod_listeners\x18\x02 \x03(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x14 \x01(\x0c\":\n\x05Hello\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x16\n\x0eprod_listeners\x18\x02 \x03(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"1\n\x0b\x41ppResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\tlisteners\x18\x02 \x03(\t\"^\n\rUpdateTargets\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x18\n\x10remote_listeners\x18\x02 \x03(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x18\n\x10peer_certificate\x18\x14 \x01(\x0c\"\x16\n\x07Release\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1c\n\rStatusRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"9\n\x0bStatusReply\x12*\n\x08sessions\x18\x01 \x03(\x0b\x32\x18.scistream.SessionStatus\"\x90\x03\n\rSessionStatus\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08num_conn\x18\x05 \x01(\x05\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x11\n\tlisteners\x18\x07 \x03(\t\x12\x0f\n\x07targets\x18\x08 \x03(\t\x12\x11\n\tprincipal\x18\t \x01(\t\x12\x11\n\tencrypted\x18\n \x01(\x08\x12\x13\n\x0b\x64\x61ta_server\x18\x0b \x01(\t\x12\x0f\n\x07seconds\x18\x0c \x01(\x01\x12.\n\x08\x63hannels\x18\r \x03(\x0b\x32\x1c.scistream.ChannelStatistics\x12\x10\n\x08restarts\x18\x0e \x01(\x05\x12\x0e\n\x06notice\x18\x0f \x01(\t\x12\x14\n\x0cidle_timeout\x18\x10 \x01(\x01\x12\x10\n\x08lifetime\x18\x11 \x01(\x01\x12\x1a\n\rlifetime_left\x18\x12 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05paced\x18\x13 \x01(\x08\x42\x10\n\x0e_lifetime_left\"\x98\x01\n\x11\x43hannelStatistics\x12\x18\n\x10\x63onnections_open\x18\x01 \x01(\x04\x12\x19\n\x11\x63onnections_total\x18\x02 \x01(\x04\x12\x1a\n\x12\x63onnections_failed\x18\x03 \x01(\x04\x12\x17\n\x0f\x62ytes_to_target\x18\x04 \x01(\x04\x12\x19\n\x11\x62ytes_from_target\x18\x05 \x01(\x04\x32\xcc\x02\n\x07\x43ontrol\x12.\n\x03req\x12\x12.scistream.Request\x1a\x13.scistream.Response\x12\x37\n\x06update\x12\x18.scistream.UpdateTargets\x1a\x13.scistream.Response\x12\x32\n\x07release\x12\x12.scistream.Release\x1a\x13.scistream.Response\x12\x31\n\x05hello\x12\x10.scistream.Hello\x1a\x16.scistream.AppResponse\x12\x35\n\x05renew\x12\x17.scistream.RenewRequest\x1a\x13.scistream.Response\x12:\n\x06status\x12\x18.scistream.StatusRequest\x1a\x16.scistream.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1escistream/wire/scistream.proto\x12\tscistream\"\xb4\x01\n\x07Request\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x10\n\x08num_conn\x18\x03 \x01(\x05\x12\x0c\n\x04rate\x18\x04 \x01(\x05\x12\r\n\x05queue\x18\x14 \x01(\x08\x12\x19\n\x0cidle_timeout\x18\x15 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08lifetime\x18\x16 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07reverse\x18\x17 \x01(\x08\x42\x0f\n\r_idle_timeoutB\x0b\n\t_lifetime\"\x8b\x01\n\x08Response\x12\x11\n\tlisteners\x18\x01 \x03(\t\x12\x16\n\x0eprod_listeners\x18\x02 \x03(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x14 \x01(\x0c\x12\x13\n\x0b\x64\x61ta_server\x18\x15 \x01(\t\x12\x19\n\x11reverse_listeners\x18\x16 \x03(\t\x12\x0f\n\x07reverse\x18\x17 \x01(\x08\":\n\x05Hello\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x16\n\x0eprod_listeners\x18\x02 \x03(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"1\n\x0b\x41ppResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\tlisteners\x18\x02 \x03(\t\"\x93\x01\n\rUpdateTargets\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x18\n\x10remote_listeners\x18\x02 \x03(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x18\n\x10peer_certificate\x18\x14 \x01(\x0c\x12\x18\n\x10peer_data_server\x18\x15 \x01(\t\x12\x19\n\x11reverse_listeners\x18\x16 \x03(\t\"\x16\n\x07Release\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1c\n\rStatusRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"9\n\x0bStatusReply\x12*\n\x08sessions\x18\x01 \x03(\x0b\x32\x18.scistream.SessionStatus\"\xa1\x03\n\rSessionStatus\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08num_conn\x18\x05 \x01(\x05\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x11\n\tlisteners\x18\x07 \x03(\t\x12\x0f\n\x07targets\x18\x08 \x03(\t\x12\x11\n\tprincipal\x18\t \x01(\t\x12\x11\n\tencrypted\x18\n \x01(\x08\x12\x13\n\x0b\x64\x61ta_server\x18\x0b \x01(\t\x12\x0f\n\x07seconds\x18\x0c \x01(\x01\x12.\n\x08\x63hannels\x18\r \x03(\x0b\x32\x1c.scistream.ChannelStatistics\x12\x10\n\x08restarts\x18\x0e \x01(\x05\x12\x0e\n\x06notice\x18\x0f \x01(\t\x12\x14\n\x0cidle_timeout\x18\x10 \x01(\x01\x12\x10\n\x08lifetime\x18\x11 \x01(\x01\x12\x1a\n\rlifetime_left\x18\x12 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05paced\x18\x13 \x01(\x08\x12\x0f\n\x07reverse\x18\x14 \x01(\x08\x42\x10\n\x0e_lifetime_left\"\x98\x01\n\x11\x43hannelStatistics\x12\x18\n\x10\x63onnections_open\x18\x01 \x01(\x04\x12\x19\n\x11\x63onnections_total\x18\x02 \x01(\x04\x12\x1a\n\x12\x63onnections_failed\x18\x03 \x01(\x04\x12\x17\n\x0f\x62ytes_to_target\x18\x04 \x01(\x04\x12\x19\n\x11\x62ytes_from_target\x18\x05 \x01(\x04\x32\xcc\x02\n\x07\x43ontrol\x12.\n\x03req\x12\x12.scistream.Request\x1a\x13.scistream.Response\x12\x37\n\x06update\x12\x18.scistream.UpdateTargets\x1a\x13.scistream.Response\x12\x32\n\x07release\x12\x12.scistream.Release\x1a\x13.scistream.Response\x12\x31\n\x05hello\x12\x10.scistream.Hello\x1a\x16.scistream.AppResponse\x12\x35\n\x05renew\x12\x17.scistream.RenewRequest\x1a\x13.scistream.Response\x12:\n\x06status\x12\x18.scistream.StatusRequest\x1a\x16.scistream.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scistream.wire.scistream_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUEST']._serialized_start=46
-  _globals['_REQUEST']._serialized_end=209
-  _globals['_RESPONSE']._serialized_start=211
-  _globals['_RESPONSE']._serialized_end=285
-  _globals['_HELLO']._serialized_start=287
-  _globals['_HELLO']._serialized_end=345
-  _globals['_APPRESPONSE']._serialized_start=347
-  _globals['_APPRESPONSE']._serialized_end=396
-  _globals['_UPDATETARGETS']._serialized_start=398
-  _globals['_UPDATETARGETS']._serialized_end=492
-  _globals['_RELEASE']._serialized_start=494
-  _globals['_RELEASE']._serialized_end=516
-  _globals['_RENEWREQUEST']._serialized_start=518
-  _globals['_RENEWREQUEST']._serialized_end=545
-  _globals['_STATUSREQUEST']._serialized_start=547
-  _globals['_STATUSREQUEST']._serialized_end=575
-  _globals['_STATUSREPLY']._serialized_start=577
-  _globals['_STATUSREPLY']._serialized_end=634
-  _globals['_SESSIONSTATUS']._serialized_start=637
-  _globals['_SESSIONSTATUS']._serialized_end=1037
-  _globals['_CHANNELSTATISTICS']._serialized_start=1040
-  _globals['_CHANNELSTATISTICS']._serialized_end=1192
-  _globals['_CONTROL']._serialized_start=1195
-  _globals['_CONTROL']._serialized_end=1527
+  _globals['_REQUEST']._serialized_end=226
+  _globals['_RESPONSE']._serialized_start=229
+  _globals['_RESPONSE']._serialized_end=368
+  _globals['_HELLO']._serialized_start=370
+  _globals['_HELLO']._serialized_end=428
+  _globals['_APPRESPONSE']._serialized_start=430
+  _globals['_APPRESPONSE']._serialized_end=479
+  _globals['_UPDATETARGETS']._serialized_start=482
+  _globals['_UPDATETARGETS']._serialized_end=629
+  _globals['_RELEASE']._serialized_start=631
+  _globals['_RELEASE']._serialized_end=653
+  _globals['_RENEWREQUEST']._serialized_start=655
+  _globals['_RENEWREQUEST']._serialized_end=682
+  _globals['_STATUSREQUEST']._serialized_start=684
+  _globals['_STATUSREQUEST']._serialized_end=712
+  _globals['_STATUSREPLY']._serialized_start=714
+  _globals['_STATUSREPLY']._serialized_end=771
+  _globals['_SESSIONSTATUS']._serialized_start=774
+  _globals['_SESSIONSTATUS']._serialized_end=1191
+  _globals['_CHANNELSTATISTICS']._serialized_start=1194
+  _globals['_CHANNELSTATISTICS']._serialized_end=1346
+  _globals['_CONTROL']._serialized_start=1349
+  _globals['_CONTROL']._serialized_end=1681
 # @@protoc_insertion_point(module_scope)

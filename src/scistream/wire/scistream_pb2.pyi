@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("uid", "role", "num_conn", "rate", "queue", "idle_timeout", "lifetime")
+    __slots__ = ("uid", "role", "num_conn", "rate", "queue", "idle_timeout", "lifetime", "reverse")
     UID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NUM_CONN_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Request(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_FIELD_NUMBER: _ClassVar[int]
     uid: str
     role: str
     num_conn: int
@@ -22,17 +23,24 @@ class Request(_message.Message):
     queue: bool
     idle_timeout: float
     lifetime: float
-    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ..., queue: _Optional[bool] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ...) -> None: ...
+    reverse: bool
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[int] = ..., queue: _Optional[bool] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., reverse: _Optional[bool] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("listeners", "prod_listeners", "certificate")
+    __slots__ = ("listeners", "prod_listeners", "certificate", "data_server", "reverse_listeners", "reverse")
     LISTENERS_FIELD_NUMBER: _ClassVar[int]
     PROD_LISTENERS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_FIELD_NUMBER: _ClassVar[int]
     listeners: _containers.RepeatedScalarFieldContainer[str]
     prod_listeners: _containers.RepeatedScalarFieldContainer[str]
     certificate: bytes
-    def __init__(self, listeners: _Optional[_Iterable[str]] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+    data_server: str
+    reverse_listeners: _containers.RepeatedScalarFieldContainer[str]
+    reverse: bool
+    def __init__(self, listeners: _Optional[_Iterable[str]] = ..., prod_listeners: _Optional[_Iterable[str]] = ..., certificate: _Optional[bytes] = ..., data_server: _Optional[str] = ..., reverse_listeners: _Optional[_Iterable[str]] = ..., reverse: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("uid", "prod_listeners", "role")
@@ -53,16 +61,20 @@ class AppResponse(_message.Message):
     def __init__(self, message: _Optional[str] = ..., listeners: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UpdateTargets(_message.Message):
-    __slots__ = ("uid", "remote_listeners", "role", "peer_certificate")
+    __slots__ = ("uid", "remote_listeners", "role", "peer_certificate", "peer_data_server", "reverse_listeners")
     UID_FIELD_NUMBER: _ClassVar[int]
     REMOTE_LISTENERS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PEER_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    PEER_DATA_SERVER_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_LISTENERS_FIELD_NUMBER: _ClassVar[int]
     uid: str
     remote_listeners: _containers.RepeatedScalarFieldContainer[str]
     role: str
     peer_certificate: bytes
-    def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ...) -> None: ...
+    peer_data_server: str
+    reverse_listeners: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ..., peer_data_server: _Optional[str] = ..., reverse_listeners: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("uid",)
@@ -89,7 +101,7 @@ class StatusReply(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionStatus, _Mapping]]] = ...) -> None: ...
 
 class SessionStatus(_message.Message):
-    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels", "restarts", "notice", "idle_timeout", "lifetime", "lifetime_left", "paced")
+    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels", "restarts", "notice", "idle_timeout", "lifetime", "lifetime_left", "paced", "reverse")
     UID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +121,7 @@ class SessionStatus(_message.Message):
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_LEFT_FIELD_NUMBER: _ClassVar[int]
     PACED_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_FIELD_NUMBER: _ClassVar[int]
     uid: str
     role: str
     state: str
@@ -128,7 +141,8 @@ class SessionStatus(_message.Message):
     lifetime: float
     lifetime_left: float
     paced: bool
-    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ...) -> None: ...
+    reverse: bool
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ..., reverse: _Optional[bool] = ...) -> None: ...
 
 class ChannelStatistics(_message.Message):
     __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target")

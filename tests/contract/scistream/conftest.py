@@ -1,4 +1,4 @@
-"""Every kind of data server; of the native one both TLS engines.
+"""Every kind of data server; of the native one every TLS engine, the kernel's where there is one.
 
 `path` and `tls_path` lead through all kinds in turn. `native_path` and `native_tls_path` lead through the
 native one only, for what the programs of others do not do.
@@ -6,24 +6,32 @@ native one only, for what the programs of others do not do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend
-from support.data_servers import PROGRAMS
+from scistream.dataserver.native.tls import ENGINES
+from scistream.dataserver.native.tls_kernel import why_no_kernel_tls
+from support.data_servers import PROGRAMS_MOSTLY, options_of
 from support.relays import LoopThread, Path
 
 _NATIVE = [
     pytest.param(("native", {"workers": 2, "tls_engine": engine}), id=f"native-{engine}")
-    for engine in ("openssl", "stdlib")
+    for engine in ENGINES
 ]
-_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS]
+_PROGRAMS = [pytest.param((*one.values, {}), id=one.values[0], marks=one.marks) for one in PROGRAMS_MOSTLY]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the plain sessions of stunnel, which has none."""
-    left_out = [item for item in items if "[stunnel-plain" in item.name]
+    """Leave out what is not there: plain ones of stunnel, reverse ones of programs, TLS by this kernel."""
+    kinds = "|".join(one.id for one in _PROGRAMS)
+    absent = [r"\[stunnel(container)?-plain", rf"\[({kinds})-reverse"]
+    if why_no_kernel_tls():
+        absent.append(r"\[native-kernel")
+    none = re.compile("|".join(absent))
+    left_out = [item for item in items if none.search(item.name)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -37,9 +45,10 @@ def thread() -> Iterator[LoopThread]:
 
 def _opened(request: pytest.FixtureRequest, thread: LoopThread) -> Iterator[DataServerBackend]:
     name, options = request.param
+    more = options_of(name, request)
 
     async def opened() -> DataServerBackend:
-        backend = create_backend(name, options)
+        backend = create_backend(name, {**options, **more})
         await backend.open()
         return backend
 
@@ -60,24 +69,28 @@ def native_backend(request: pytest.FixtureRequest, thread: LoopThread) -> Iterat
     yield from _opened(request, thread)
 
 
-def _path(thread: LoopThread, backend: DataServerBackend, *, encrypted: bool) -> Iterator[Path]:
+def _path(
+    thread: LoopThread, backend: DataServerBackend, *, encrypted: bool, reverse: bool = False
+) -> Iterator[Path]:
     kind = type(backend).__name__
     path = Path(
         thread,
         backend,
         encrypted,
         resets=kind == "NativeBackend",
-        reads_to_the_end=kind not in {"HaproxyBackend", "StunnelBackend"},
+        reads_to_the_end=not kind.startswith(("Haproxy", "Stunnel")),
+        reverse=reverse,
     )
     yield path
     path.close()
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "reverse-plain", "reverse-tls"])
 def path(
     request: pytest.FixtureRequest, shared_backend: DataServerBackend, thread: LoopThread
 ) -> Iterator[Path]:
-    yield from _path(thread, shared_backend, encrypted=request.param)
+    encrypted, reverse = request.param.endswith("tls"), request.param.startswith("reverse")
+    yield from _path(thread, shared_backend, encrypted=encrypted, reverse=reverse)
 
 
 @pytest.fixture

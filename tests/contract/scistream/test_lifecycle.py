@@ -23,15 +23,15 @@ from scistream.dataserver import (
     create_backend,
 )
 from scistream.errors import DataServerError, SciStreamError
-from support.data_servers import PROGRAMS
+from support.data_servers import PROGRAMS_MOSTLY, options_of
 from support.relays import Identity, credentials, descendants, endpoint, listening
 from support.tls_peer import tls_context
 
 
-@pytest.fixture(params=["native", *PROGRAMS])
+@pytest.fixture(params=["native", *PROGRAMS_MOSTLY])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[DataServerBackend]:
     """A backend of its own for each test, which may be ruined."""
-    backend = create_backend(request.param)
+    backend = create_backend(request.param, options_of(request.param, request))
     await backend.open()
     yield backend
     await backend.close()
@@ -44,14 +44,14 @@ def _spec(
     backend: DataServerBackend, listeners: Sequence[socket.socket], *targets: Endpoint, **options: Any
 ) -> DataServerSpec:
     """A session that is plain if this data server has plain ones."""
-    if "tls" not in options and type(backend).__name__ == "StunnelBackend":
+    if "tls" not in options and type(backend).__name__.startswith("Stunnel"):
         options["tls"] = credentials(TlsLeg.TARGET, OWN, PEER)
     return DataServerSpec(uid="session", listeners=tuple(listeners), targets=targets, **options)
 
 
 def _application_tls(backend: DataServerBackend) -> ssl.SSLContext | None:
     """What an application's server needs to be reached by such a session."""
-    if type(backend).__name__ == "StunnelBackend":
+    if type(backend).__name__.startswith("Stunnel"):
         return tls_context(PEER, OWN, server=True)
     return None
 

@@ -9,7 +9,8 @@ import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.errors import DataServerError
-from support.matrix import CELLS, Backends, Cell, Crossing, Payload
+from support.data_servers import options_of
+from support.matrix import CELLS, CONTAINER_CELLS, Backends, Cell, Crossing, Payload
 from support.relays import (
     LOCALHOST,
     Background,
@@ -32,8 +33,8 @@ LENGTH = 100_000_000
 
 
 @pytest.fixture(scope="module")
-def facilities(thread: LoopThread) -> Iterator[Backends]:
-    backends = Backends(thread)
+def facilities(thread: LoopThread, request: pytest.FixtureRequest) -> Iterator[Backends]:
+    backends = Backends(thread, lambda kind: options_of(kind, request))
     yield backends
     backends.close()
 
@@ -43,7 +44,7 @@ def payloads() -> tuple[Payload, Payload]:
     return Payload(LENGTH), Payload(LENGTH)
 
 
-@pytest.fixture(scope="module", params=CELLS)
+@pytest.fixture(scope="module", params=[*CELLS, *CONTAINER_CELLS])
 def cell(request: pytest.FixtureRequest, facilities: Backends) -> Cell:
     """A cell whose data servers are open, and stay open for the other cells."""
     facilities.opened("producer", request.param.producer)

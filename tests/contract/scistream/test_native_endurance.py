@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from scistream.core.endpoint import Endpoint
@@ -38,7 +39,7 @@ from support.relays import (
 PEER_TIMEOUT_S = 2.0
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "reverse-plain", "reverse-tls"])
 def one_worker_path(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Path]:
     """Through data servers with one worker, so that everything shares it, and little patience with peers."""
     caplog.set_level(logging.INFO, "scistream.dataserver")  # the processes are told when they start
@@ -50,7 +51,8 @@ def one_worker_path(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFix
         return backend
 
     backend = thread.run(opened())
-    path = Path(thread, backend, encrypted=request.param)
+    encrypted, reverse = request.param.endswith("tls"), request.param.startswith("reverse")
+    path = Path(thread, backend, encrypted=encrypted, reverse=reverse)
     yield path
     path.close()
     thread.run(backend.close())
@@ -105,6 +107,37 @@ def test_a_receiver_that_stalls_for_longer_than_peers_may_be_silent_is_not_cut(o
         near.sendall(b"the end")
         near.shutdown(socket.SHUT_WR)
         assert receiving.result() == sent + len(b"the end")
+
+
+def test_peers_that_are_idle_for_longer_than_they_may_be_silent_are_asked_and_not_cut(
+    one_worker_path: Path,
+) -> None:
+    with one_worker_path.joined() as (near, far):
+        near.sendall(b"first")
+        assert receive(far, 5) == b"first"
+        # the kernel asks on both legs of both data servers; an answer is enough, however long nothing is said
+        until(lambda: _keepalive_timers(one_worker_path) == 4, "all four are kept alive")
+        idle = threading.Event()
+        idle.wait(2 * PEER_TIMEOUT_S)  # what is tried, nothing is waited for
+        far.sendall(b"last")
+        assert receive(near, 4) == b"last"
+
+
+def _keepalive_timers(path: Path) -> int:
+    """How many of the workers' connections have a running keepalive timer, as the kernel's table shows."""
+    ends = {
+        (one.laddr.port, one.raddr.port)
+        for pid in path.backend.pids  # type: ignore[attr-defined]
+        for one in psutil.Process(pid).net_connections("tcp")
+        if one.status == psutil.CONN_ESTABLISHED
+    }
+    found = 0
+    with open("/proc/net/tcp") as table:
+        for line in list(table)[1:]:
+            _, local, remote, _, _, timer, *_ = line.split()
+            ports = tuple(int(address.rsplit(":", 1)[1], 16) for address in (local, remote))
+            found += ports in ends and timer.startswith("02:")
+    return found
 
 
 def test_a_hundred_megabytes_in_one_write_arrive_unchanged(one_worker_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from scistream.bench.peers import ours, write_certificates
 from support.relays import (
     Background,
     accept,
@@ -33,7 +34,6 @@ from support.relays import (
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
-from relay_peers import ours, write_certificates
 from wan import gateways
 from wan_line import Line, inside
 from wan_network import PRODUCER, Network, network
@@ -96,22 +96,31 @@ class Leg:
     send_bytes: int
     window_bytes: int
     """The largest that the window scale allows."""
+    service_class: int
+    """The differentiated services code point of what is sent."""
 
 
 def _legs(namespace: int) -> dict[str, Leg]:
     """Return the connections of a gateway, by the network of their peer: ``wan`` or ``lan``."""
     with inside(namespace):
-        text = subprocess.run(["ss", "-Htinm"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(["ss", "-Htinm", "--tos"], capture_output=True, text=True, check=True).stdout
     legs = {}
     for block in re.split(r"\n(?=\S)", text.strip()):
         where = "wan" if block.split()[4].startswith("10.9.0.") else "lan"
         sizes = re.search(r"skmem:\(r\d+,rb(\d+),t\d+,tb(\d+)", block)
-        congestion = re.search(r"\b(bbr|cubic)\b", block)
+        congestion = re.search(r"\b(bbr|cubic|reno)\b", block)
         scale = re.search(r"wscale:\d+,(\d+)", block)
         assert sizes
         assert congestion
         assert scale
-        legs[where] = Leg(congestion[1], int(sizes[1]), int(sizes[2]), 65535 << int(scale[1]))
+        service = re.search(r"\btos:0x([0-9a-f]+)", block)
+        legs[where] = Leg(
+            congestion[1],
+            int(sizes[1]),
+            int(sizes[2]),
+            65535 << int(scale[1]),
+            int(service[1], 16) >> 2 if service else 0,
+        )
     return legs
 
 
@@ -131,6 +140,18 @@ def test_the_wide_area_leg_alone_gets_bbr_and_buffers_for_its_round_trip(tmp_pat
             assert wan.receive_bytes == pytest.approx(200e6, rel=0.25)
             assert lan.send_bytes < 50e6
             assert lan.receive_bytes < 50e6
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_each_leg_has_the_congestion_control_and_service_class_that_it_is_told(
+    tmp_path: Path, tls: bool
+) -> None:
+    options = ("--congestion-wan", "cubic", "--congestion-lan", "reno", "--dscp", "46")
+    with _long_path(tmp_path, LINE, *options, tls=tls) as path, path.joined():
+        for gateway in (path.net.consumer_gateway, path.net.producer_gateway):
+            legs = _legs(gateway)
+            assert (legs["wan"].congestion, legs["wan"].service_class) == ("cubic", 46)
+            assert (legs["lan"].congestion, legs["lan"].service_class) == ("reno", 0)
 
 
 def test_windows_are_wide_enough_where_the_kernels_own_are_not(tmp_path: Path) -> None:

@@ -110,3 +110,35 @@ def test_a_stream_without_close_notify_is_not_passed_on_as_complete(native_tls_p
             assert receive(far, 10) == b"half a fra"
             raw.shutdown(socket.SHUT_WR)
             assert receive_until_reset(far) == b""
+
+
+def test_the_end_of_a_peer_that_omits_close_notify_is_passed_on_as_an_end(native_tls_path: Path) -> None:
+    path = native_tls_path
+    path.peer_omits_close_notify = True
+    application = path.listening()
+    producer = path.producer([endpoint(application)])
+    with connect(producer.listeners[0]) as raw:
+        peer = Peer(raw)
+        context = tls_context(path.consumer_identity, path.producer_identity)
+        peer.handshake(context, last_words=b"question")
+        with accept(application) as far:
+            raw.shutdown(socket.SHUT_WR)
+            assert receive_all(far) == b"question"
+            far.sendall(b"answer")
+            far.shutdown(socket.SHUT_WR)
+            while b"answer" not in peer.opened:
+                peer.receive()
+
+
+def test_a_reset_of_a_peer_that_omits_close_notify_is_a_reset(native_tls_path: Path) -> None:
+    path = native_tls_path
+    path.peer_omits_close_notify = True
+    application = path.listening()
+    producer = path.producer([endpoint(application)])
+    with connect(producer.listeners[0]) as raw:
+        context = tls_context(path.consumer_identity, path.producer_identity)
+        Peer(raw).handshake(context, last_words=b"half a fra")
+        with accept(application) as far:
+            assert receive(far, 10) == b"half a fra"
+            cut(raw)
+            assert receive_until_reset(far) == b""

@@ -26,7 +26,7 @@ from scistream.dataserver.tree import rendezvous
 from scistream.dataserver.tree.backend import TreeBackend
 from scistream.dataserver.tree.messages import MessageSocket
 from scistream.errors import DataServerError
-from support.data_servers import PROGRAMS
+from support.data_servers import CONTAINERS, PROGRAMS, options_of, program_of
 from support.gateway_process import GatewayProcess, session_body
 from support.processes import MarkedProcesses
 from support.relays import (
@@ -53,17 +53,26 @@ CHUNKS = 20
 class ControlServers:
     """Starts control servers, as processes and as backends of this one, all with the same directory."""
 
-    def __init__(self, directory: Path, thread: LoopThread, kind: str = "native") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        thread: LoopThread,
+        kind: str = "native",
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.thread = thread
         self.kind = kind
+        self.settings = settings or {}
         self.marked = MarkedProcesses()
         self.processes: list[GatewayProcess] = []
         self.backends: list[TreeBackend] = []
 
     def start(self, *sessions: dict[str, Any], **options: Any) -> GatewayProcess:
         self.processes.append(
-            GatewayProcess.start(self.marked.mark, self.directory, sessions, kind=self.kind, **options)
+            GatewayProcess.start(
+                self.marked.mark, self.directory, sessions, kind=self.kind, **self.settings, **options
+            )
         )
         return self.processes[-1]
 
@@ -71,7 +80,7 @@ class ControlServers:
         """Be the next control server."""
 
         async def opened() -> TreeBackend:
-            backend = create_backend(self.kind, {"workers": 2, **options})
+            backend = create_backend(self.kind, {"workers": 2, **self.settings, **options})
             assert isinstance(backend, TreeBackend)
             self.backends.append(backend)
             await backend.open(Persistence(self.directory, 60))
@@ -90,7 +99,7 @@ class ControlServers:
 
     def trees(self) -> list[psutil.Process]:
         """All processes of data servers that live."""
-        return self.marked.named(f"scistream.dataserver.{self.kind}")
+        return self.marked.named(f"scistream.dataserver.{program_of(self.kind)}")
 
     def close(self) -> None:
         for backend in self.backends:
@@ -102,24 +111,29 @@ class ControlServers:
 @pytest.fixture
 def gateways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlServers]:
     """Those of the native data server: what outlives is the same for all kinds."""
-    yield from _control_servers(tmp_path, monkeypatch, "native")
+    yield from _control_servers(tmp_path, monkeypatch, "native", {})
 
 
-@pytest.fixture(params=["native", *PROGRAMS])
+@pytest.fixture(params=["native", *PROGRAMS, *CONTAINERS])
 def all_gateways(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ControlServers]:
     """Those of each kind in turn."""
-    yield from _control_servers(tmp_path, monkeypatch, request.param)
+    settings = options_of(request.param, request)
+    yield from _control_servers(tmp_path, monkeypatch, request.param, settings)
+    if settings:
+        assert request.getfixturevalue("container_engine").containers() == []
 
 
-def _control_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[ControlServers]:
+def _control_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> Iterator[ControlServers]:
     # longer than the address of a Unix socket may be
     directory = tmp_path / ("long-" * 20) / ("name-" * 20)
     directory.mkdir(parents=True)
     directory.chmod(0o700)
     thread = LoopThread()
-    gateways = ControlServers(directory, thread, kind)
+    gateways = ControlServers(directory, thread, kind, settings)
     monkeypatch.setenv("SCISTREAM_MARK_TEST", gateways.marked.mark)
     yield gateways
     try:
@@ -166,7 +180,7 @@ def test_a_stream_spans_the_death_of_its_control_server_and_the_adoption_by_the_
         # its supervisor is found again only by its own directory: the consumer's has another one
         elsewhere = gateways.directory.with_name("consumer")
         elsewhere.mkdir(mode=0o700)
-        far_side = ControlServers(elsewhere, gateways.thread, gateways.kind)
+        far_side = ControlServers(elsewhere, gateways.thread, gateways.kind, gateways.settings)
         far_side.marked = gateways.marked
         stack.callback(far_side.close)
         second = far_side.start(session_body("cons", [first.at["prod"][0]], consumer_tls))

@@ -142,13 +142,20 @@ def test_the_rate_holds_after_retarget_and_in_a_new_worker(backend: NativeBacken
         _thread(backend).run(server.stop())
 
 
-def test_channels_that_are_not_used_keep_their_share(backend: NativeBackend) -> None:
+def test_channels_and_connections_that_are_not_used_leave_their_share_to_others(
+    backend: NativeBackend,
+) -> None:
     with contextlib.ExitStack() as stack:
         application = stack.enter_context(listening())
         listeners = [stack.enter_context(listening()) for _ in range(4)]
         server = _start(backend, listeners, application, RATE_MBPS)
-        near, far = stack.enter_context(connect(listeners[0])), stack.enter_context(accept(application))
-        assert _mbps([(near, far)]) <= 1.1 * RATE_MBPS / 4
+        pairs = []
+        for listener in listeners[:2] * 3:
+            near = stack.enter_context(connect(listener))
+            pairs.append((near, stack.enter_context(accept(application))))
+        assert 0.6 * RATE_MBPS < _mbps(pairs[:1]) <= 1.1 * RATE_MBPS
+        # those that were idle want more now, and so do all together
+        assert 0.6 * RATE_MBPS < _mbps(pairs[1:]) <= 1.1 * RATE_MBPS
         _thread(backend).run(server.stop())
 
 
@@ -171,3 +178,18 @@ def test_an_encrypted_session_is_held_to_its_rate(backend: NativeBackend) -> Non
         near, far = stack.enter_context(connect(listener)), stack.enter_context(accept(application))
         assert 0.6 * RATE_MBPS < _mbps([(near, far)]) <= 1.1 * RATE_MBPS
         _thread(backend).run(server.stop())
+
+
+@pytest.mark.parametrize("paced", ["producer", "consumer"])
+def test_a_reverse_session_is_held_to_its_rate_on_either_side(backend: NativeBackend, paced: str) -> None:
+    path = Path(_thread(backend), backend, encrypted=True, reverse=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(path.close)
+        application = path.listening()
+        path.rate_mbps = RATE_MBPS if paced == "producer" else 0
+        producer = path.producer([endpoint(application)])
+        path.rate_mbps = RATE_MBPS if paced == "consumer" else 0
+        consumer = path.consumer([endpoint(producer.listeners[0])])
+        near = stack.enter_context(connect(consumer.listeners[0]))
+        far = stack.enter_context(accept(application))
+        assert 0.6 * RATE_MBPS < _mbps([(near, far)]) <= 1.1 * RATE_MBPS

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from scistream.dataserver import (
 )
 from scistream.dataserver.tree.children import MAX_DEATHS
 from scistream.errors import DataServerError
-from support.data_servers import PROGRAMS
+from support.container_engine import ContainerEngine
+from support.data_servers import CONTAINERS, PROGRAMS, PROGRAMS_MOSTLY, options_of, program_of
 from support.relays import (
     Background,
     Identity,
@@ -59,6 +60,8 @@ class Gateway:
     directory: Path
     thread: LoopThread
     stack: contextlib.ExitStack
+    options: dict[str, Any]
+    engine: ContainerEngine | None
     backend: DataServerBackend
     restarts: list[str] = field(default_factory=list)
 
@@ -82,13 +85,17 @@ class Gateway:
 
     def masters(self) -> list[psutil.Process]:
         """The programs that sessions run, without their own children."""
-        name = BINARIES[self.kind]
+        name = program_of(self.kind)
         found = []
-        for process in _named(name):
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if (parent := process.parent()) is not None and parent.name() != name:
                     found.append(process)
         return found
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of programs."""
+        return _named(program_of(self.kind), descendants() + (self.engine.processes() if self.engine else []))
 
     def files(self) -> list[Path]:
         return [path for path in (self.directory / "programs").rglob("*") if path.is_file()]
@@ -97,21 +104,34 @@ class Gateway:
         self.thread.run(self.backend.close())
 
 
-@pytest.fixture(params=PROGRAMS)
+@pytest.fixture(params=PROGRAMS_MOSTLY)
 def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    yield from _opened(request, tmp_path)
+
+
+@pytest.fixture(params=[*PROGRAMS, *CONTAINERS])
+def any_gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    """Those in containers too, for all in which they differ."""
+    yield from _opened(request, tmp_path)
+
+
+def _opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
     thread = LoopThread()
     tmp_path.chmod(0o700)
+    options = options_of(request.param, request)
+    engine = request.getfixturevalue("container_engine") if options else None
 
     async def opened() -> DataServerBackend:
-        backend = create_backend(request.param)
+        backend = create_backend(request.param, options)
         await backend.open(Persistence(tmp_path, 60))
         return backend
 
     with contextlib.ExitStack() as stack:
         stack.callback(thread.close)
-        gateway = Gateway(request.param, tmp_path, thread, stack, thread.run(opened()))
+        gateway = Gateway(request.param, tmp_path, thread, stack, options, engine, thread.run(opened()))
         stack.callback(gateway.close)
         yield gateway
+    assert engine is None or engine.containers() == []
 
 
 def _carry(gateway: Gateway, listener: socket.socket, application: socket.socket) -> None:
@@ -129,7 +149,8 @@ def _totals(gateway: Gateway, server: DataServer) -> tuple[int, int, int]:
     return channel.connections_total, channel.bytes_to_target, channel.bytes_from_target
 
 
-def test_a_program_that_is_killed_is_started_again_on_the_same_listener(gateway: Gateway) -> None:
+def test_a_program_that_is_killed_is_started_again_on_the_same_listener(any_gateway: Gateway) -> None:
+    gateway = any_gateway
     application, listener = gateway.listening(), gateway.listening()
     server = gateway.start(listener, endpoint(application))
     _carry(gateway, listener, application)
@@ -195,7 +216,8 @@ def test_a_program_that_dies_again_and_again_is_given_up_with_a_reason(gateway: 
     gateway.thread.run(again.stop())
 
 
-def test_a_worker_that_dies_takes_its_programs_along_and_is_replaced(gateway: Gateway) -> None:
+def test_a_worker_that_dies_takes_its_programs_along_and_is_replaced(any_gateway: Gateway) -> None:
+    gateway = any_gateway
     application, listener = gateway.listening(), gateway.listening()
     server = gateway.start(listener, endpoint(application))
     _carry(gateway, listener, application)
@@ -210,7 +232,10 @@ def test_a_worker_that_dies_takes_its_programs_along_and_is_replaced(gateway: Ga
     gateway.thread.run(server.stop())
 
 
-def test_retargeting_loses_no_count_and_old_processes_end_with_their_connections(gateway: Gateway) -> None:
+def test_retargeting_loses_no_count_and_old_processes_end_with_their_connections(
+    any_gateway: Gateway,
+) -> None:
+    gateway = any_gateway
     first, second, listener = gateway.listening(), gateway.listening(), gateway.listening()
     server = gateway.start(listener, endpoint(first))
     near = gateway.connect(listener)
@@ -251,7 +276,8 @@ def test_statistics_are_told_at_any_time_of_a_retargeting(gateway: Gateway) -> N
     gateway.thread.run(server.stop())
 
 
-def test_after_stop_nothing_is_left_and_keys_are_for_this_user_only(gateway: Gateway) -> None:
+def test_after_stop_nothing_is_left_and_keys_are_for_this_user_only(any_gateway: Gateway) -> None:
+    gateway = any_gateway
     application, listener = gateway.listening(), gateway.listening()
     before = set(descendants())
     server = gateway.start(listener, endpoint(application))
@@ -261,7 +287,7 @@ def test_after_stop_nothing_is_left_and_keys_are_for_this_user_only(gateway: Gat
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
     key = OWN.key.splitlines()[1]
     assert any(key in path.read_bytes() for path in gateway.files())
-    for process in set(descendants()) - before:
+    for process in set(descendants()) - before | set(gateway.processes()):
         with (
             open(f"/proc/{process.pid}/cmdline", "rb") as line,
             open(f"/proc/{process.pid}/environ", "rb") as variables,
@@ -269,15 +295,18 @@ def test_after_stop_nothing_is_left_and_keys_are_for_this_user_only(gateway: Gat
             assert key not in line.read() + variables.read()
     gateway.thread.run(server.stop())
     assert set(descendants()) == before
+    assert gateway.processes() == []
+    assert gateway.engine is None or gateway.engine.containers() == []
     assert gateway.files() == []
     gateway.close()
     assert [path.name for path in gateway.directory.iterdir()] == ["tree.lock"]
 
 
-def test_what_a_killed_tree_has_left_is_removed_at_the_next_start(gateway: Gateway) -> None:
+def test_what_a_killed_tree_has_left_is_removed_at_the_next_start(any_gateway: Gateway) -> None:
+    gateway = any_gateway
     application, listener = gateway.listening(), gateway.listening()
     gateway.start(listener, endpoint(application))
-    programs = _named(BINARIES[gateway.kind])
+    programs = gateway.processes()
     for pid in gateway.backend.pids:  # type: ignore[attr-defined]
         os.kill(pid, signal.SIGKILL)
     psutil.wait_procs(programs, timeout=10)
@@ -298,8 +327,10 @@ def test_without_persistence_files_are_in_a_temporary_folder_that_goes_with_the_
 ) -> None:
     kept: list[Path] = []
 
+    before = gateway.processes()
+
     async def use() -> None:
-        backend = create_backend(gateway.kind)
+        backend = create_backend(gateway.kind, gateway.options)
         await backend.open()
         try:
             with listening() as application, listening() as listener:
@@ -308,8 +339,9 @@ def test_without_persistence_files_are_in_a_temporary_folder_that_goes_with_the_
                 await server.start(
                     DataServerSpec(uid="s", listeners=(listener,), targets=(endpoint(application),), tls=tls)
                 )
-                supervisor, worker = map(psutil.Process, backend.pids)  # type: ignore[attr-defined]
-                kept.extend(Path(child.cwd()) for child in worker.children())
+                supervisor, _ = map(psutil.Process, backend.pids)  # type: ignore[attr-defined]
+                programs = [program for program in gateway.processes() if program not in before]
+                kept.extend(Path(program.cwd()) for program in programs)
                 if killed:
                     supervisor.kill()
                     await server.wait()
@@ -466,8 +498,8 @@ def test_nginx_workers_whose_master_was_killed_do_not_stay(tmp_path: Path) -> No
 
         try:
             thread.run(started())
-            until(lambda: len(_named("nginx")) == 4, "a master and its workers")
-            before = _named("nginx")
+            until(lambda: len(_named("nginx", descendants())) == 4, "a master and its workers")
+            before = _named("nginx", descendants())
             min(before, key=lambda process: process.pid).kill()
             until(lambda: len(reasons) == 1, "the restart is told")
             assert not any(process.is_running() and process.status() != "zombie" for process in before)
@@ -476,12 +508,12 @@ def test_nginx_workers_whose_master_was_killed_do_not_stay(tmp_path: Path) -> No
         finally:
             thread.run(backend.close())
             thread.close()
-    assert _named("nginx") == []
+    assert _named("nginx", descendants()) == []
 
 
-def _named(name: str) -> list[psutil.Process]:
+def _named(name: str, processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     found = []
-    for process in descendants():
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.name() == name:
                 found.append(process)

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from support.gateways import gateways, profiles
 from support.processes import MarkedProcesses
+
+__all__ = ["gateways", "processes", "profiles"]
 
 
 @pytest.fixture

@@ -19,20 +19,11 @@ from ministream.sources import ViewOrder
 from ministream.sources.phantom import Phantom, PhantomOptions
 from ministream.transport import Ended, Inlet, Message
 from ministream.wire import decode
+from support.consuming import consume, event
 from support.processes import MarkedProcesses
 
 SMALL = "phantom:columns=64,rows=2,projections=40,flats=3,darks=2"
 OPTIONS = PhantomOptions(columns=64, rows=2, projections=40, flats=3, darks=2)
-
-
-def event(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        pytest.fail(f"it has ended: {process.communicate()[1]}")
-    found = json.loads(line)
-    assert isinstance(found, dict)
-    return found
 
 
 def start(processes: MarkedProcesses, *arguments: str | Path) -> tuple[subprocess.Popen[str], str]:
@@ -48,17 +39,6 @@ def summary(process: subprocess.Popen[str]) -> dict[str, Any]:
     done = json.loads(out.splitlines()[-1])
     assert done["event"] == "done"
     return done  # type: ignore[no-any-return]
-
-
-def consume(inlet: Inlet, frames: list[Frame] | None = None) -> list[Frame]:
-    """Receive to the end, into `frames` if they are wanted also when there is none."""
-    frames = [] if frames is None else frames
-    pixel_type = ScanDescription.from_mapping(inlet.await_description()).pixel_type
-    while not isinstance(item := inlet.receive(20), Ended):
-        assert isinstance(item, Message)
-        frames.append(decode(item.payload, pixel_type))
-        inlet.acknowledge(item.sequence)
-    return frames
 
 
 @pytest.mark.parametrize("order", list(ViewOrder))
@@ -94,6 +74,30 @@ def test_projections_come_at_the_rate_and_fields_before_without_delay(processes:
     assert done["seconds"] >= 39 / rate - 0.005
     assert done["seconds"] < 39 / rate + 0.5
     assert 0 <= done["late_s"] < 0.5
+
+
+@pytest.mark.parametrize(("rate", "projections"), [(50, 200), (1000, 3000)])
+def test_the_rate_is_met_within_one_percent(
+    processes: MarkedProcesses, tmp_path: Path, rate: float, projections: int
+) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange/data"] = np.full((projections, 2, 32), 100, "u2")
+        file["exchange/theta"] = np.linspace(0, 180, projections)
+        file["exchange/theta"].attrs["units"] = "degrees"
+    fields = ("--flat-value", "200", "--dark-value", "0")
+    daq, address = start(processes, tmp_path / "scan.h5", "--rate", f"{rate}", *fields)
+    arrived_s: list[float] = []
+    with Inlet([address], flow="c", credits=256) as inlet:
+        inlet.await_description()
+        while not isinstance(item := inlet.receive(20), Ended):
+            assert isinstance(item, Message)
+            arrived_s.append(time.monotonic())
+            inlet.acknowledge(item.sequence)
+    done = summary(daq)
+    assert len(arrived_s) == projections + 2
+    measured = (projections - 1) / (arrived_s[-1] - arrived_s[2])
+    assert measured == pytest.approx(rate, rel=0.01)
+    assert done["projections_per_s"] == pytest.approx(rate, rel=0.01)
 
 
 def test_a_slow_consumer_makes_it_late_but_loses_nothing(processes: MarkedProcesses) -> None:

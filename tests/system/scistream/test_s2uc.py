@@ -71,6 +71,25 @@ def test_a_session_from_request_to_release_by_profiles_alone(
     assert s2uc("renew", uid, **env).code == 7
 
 
+@pytest.mark.peer("nginx")
+@pytest.mark.parametrize("kinds", [("native", "nginx"), ("nginx", "native")], ids="-".join)
+def test_half_closed_streams_go_on_between_native_and_nginx(
+    gateways: Gateways,
+    application: Applications,
+    profiles: Callable[..., dict[str, str]],
+    kinds: tuple[str, str],
+) -> None:
+    aps, alcf = (gateways.start(f"--type={kind}") for kind in kinds)
+    app = application("detector")
+    env = profiles(aps=aps, alcf=alcf)
+    opened = s2uc("request", "aps", "alcf", f"--target={app.address}", "--json", **env).json
+    message = os.urandom(1_000_000)
+    for _ in range(20):
+        assert ask(opened["listeners"][0], message) == b"detector:" + message
+    assert s2uc("update", opened["uid"], "--s2cs=aps", f"--target={app.address}", **env).code == 0
+    assert ask(opened["listeners"][0], b"again") == b"detector:again"
+
+
 def test_one_side_is_released_where_one_is_named(
     gateways: Gateways, application: Applications, profiles: Callable[..., dict[str, str]]
 ) -> None:

@@ -194,3 +194,22 @@ def test_one_side_after_the_other_as_the_reference_client_does_it(
         (listener,) = consumer.entries[uid].names()
         assert outbound.out.splitlines()[-1] == f"Listeners: ['{listener}']"
         assert ask(listener, b"hi") == b"detector:hi"
+
+
+def test_a_server_that_knows_no_reverse_channels_is_named_and_nothing_is_left(
+    gateways: Gateways, application: Applications
+) -> None:
+    app, ours = application("detector"), gateways.start("--encryption=optional")
+    with reference_servers(gateways.certificate, gateways.private_key, 1) as (theirs,):
+        for producer, consumer in ((ours.address, theirs.address), (theirs.address, ours.address)):
+            refused = run_program(
+                "s2uc",
+                *request(gateways, producer, consumer, app, "--plain", "--reverse"),
+                f"--token-file={ours.tokens['alice']}",
+            )
+            assert refused.code == 4
+            assert f"{theirs.address} granted session" in refused.err
+            assert "ask without --reverse" in refused.err
+            assert not theirs.entries
+            listed = run_program("s2uc", "list", *ours.options())
+            assert listed.out == "no sessions\n"

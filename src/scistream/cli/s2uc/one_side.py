@@ -35,10 +35,12 @@ def open_one_side(
     certificate: Path | None,
     token_file: Path | None,
     peer_certificate: Path | None,
+    peer_data_server: str,
     certificate_out: Path | None,
     plain: bool,
     num_conn: int,
     rate: int,
+    reverse: bool,
     queue: bool,
     idle_timeout_s: float | None,
     lifetime_s: float | None,
@@ -67,11 +69,14 @@ def open_one_side(
     wishes: dict[str, Any] = {
         "num_conn": num_conn,
         "rate_mbps": rate,
+        "reverse": reverse,
         "queue": queue,
         "idle_timeout_s": idle_timeout_s,
         "lifetime_s": lifetime_s,
         "timeout_s": timeout_s or (_QUEUE_TIMEOUT_S if queue else _TIMEOUT_S),
     }
+    # where the producer's side dials is not known yet
+    connects = (plain or bool(peer_certificate_pem)) and not (reverse and role is Role.PRODUCER)
     grant, seen = _open_side(
         facility,
         uid,
@@ -79,25 +84,29 @@ def open_one_side(
         wishes,
         addresses=addresses,
         connect_to=connect_to,
-        peer_certificate_pem=peer_certificate_pem if plain or peer_certificate_pem else None,
+        peer_certificate_pem=peer_certificate_pem if connects else None,
+        peer_data_server=peer_data_server,
         certificate_out=certificate_out,
     )
-    connected = seen.state not in parameters.NOT_CONNECTED if seen else plain or bool(peer_certificate_pem)
+    connected = seen.state not in parameters.NOT_CONNECTED if seen else connects
     encrypted: bool | None = seen.encrypted if seen else bool(peer_certificate_pem)
     if not connected and grant.certificate_pem:
         encrypted = None  # it is not known yet
     result: dict[str, Any] = {
         "uid": uid,
         "listeners": list(map(str, grant.listeners)),
+        **({"reverse_listeners": list(map(str, grant.reverse_listeners))} if reverse else {}),
         "connected": connected,
         "encrypted": "not yet" if encrypted is None and not as_json else encrypted,
     }
+    if grant.data_server:
+        result["data_server"] = grant.data_server
     if grant.certificate_pem and encrypted is not False:
         result["certificate"] = str(certificate_out) if certificate_out else grant.certificate_pem.decode()
     show_pairs(result, as_json=as_json)
     if not as_json:
         if not connected:
-            click.echo(_next_step(uid, server, grant))
+            click.echo(_next_step(uid, server, grant, num_conn=num_conn))
         show_listeners(grant.listeners)
 
 
@@ -110,6 +119,7 @@ def _open_side(
     addresses: list[Endpoint] | None,
     connect_to: list[Endpoint],
     peer_certificate_pem: bytes | None,
+    peer_data_server: str,
     certificate_out: Path | None,
 ) -> tuple[Grant, SessionStatus | None]:
     """Open one side; connect it too, unless `peer_certificate_pem` is None. Undone if it fails.
@@ -118,7 +128,7 @@ def _open_side(
     """
     from scistream.client.aio import reserve_side
     from scistream.client.aio.ending import release_after_failure
-    from scistream.client.aio.reserving import check_same, is_free
+    from scistream.client.aio.reserving import check_reverse, check_same, is_free
 
     async def work() -> tuple[Grant, SessionStatus | None]:
         async with facility.connect() as client:
@@ -128,12 +138,20 @@ def _open_side(
                     grant = await client.request(uid, role, **wishes)
                 else:
                     grant = await reserve_side(client, uid, role, addresses=addresses, **wishes)
+                if wishes["reverse"]:
+                    check_reverse(client, uid, grant)
                 if not created:
                     check_same(client, uid, addresses or (), grant)
                 if certificate_out is not None:
                     parameters.write_file(certificate_out, grant.certificate_pem)
                 if peer_certificate_pem is not None:
-                    await client.update(uid, role, connect_to, peer_certificate_pem=peer_certificate_pem)
+                    await client.update(
+                        uid,
+                        role,
+                        connect_to,
+                        peer_certificate_pem=peer_certificate_pem,
+                        peer_data_server=peer_data_server,
+                    )
                 return grant, await parameters.look(client, uid)
             except SessionExists:  # it has come in between
                 raise
@@ -155,7 +173,17 @@ def _hello(uid: str, role: Role, server: str, files: dict[str, Path | None]) -> 
     return shlex.join(words)
 
 
-def _next_step(uid: str, server: str, grant: Grant) -> str:
+def _next_step(uid: str, server: str, grant: Grant, *, num_conn: int) -> str:
+    if grant.reverse:
+        theirs, ours = "--plain", "--plain"
+        if grant.certificate_pem:
+            theirs, ours = "--peer-certificate FILE --certificate-out OTHER", "--peer-certificate OTHER"
+        return (
+            "Not connected yet. Whoever opens the consumer's side needs uid and certificate:\n"
+            f"  s2uc outbound-request {uid} --reverse --num-conn {num_conn} {theirs}\n"
+            "and then here, with the reverse listeners of that side (the option once for each):\n"
+            f"  s2uc update {uid} --role PROD --reverse-listener HOST:PORT {ours} --s2cs {server}"
+        )
     listeners = ",".join(map(str, grant.listeners))
     if not grant.certificate_pem:
         return (

@@ -154,6 +154,20 @@ def leases(command: F) -> F:
     )
 
 
+def peer_data_server(command: F) -> F:
+    """Add ``--peer-data-server``."""
+    return click.option(
+        "--peer-data-server",
+        default="",
+        help="Kind of the other side's data server, as its owner was shown [not known].",
+    )(command)
+
+
+def reverse(text: str) -> Callable[[F], F]:
+    """Return a decorator that adds ``--reverse``."""
+    return click.option("--reverse", is_flag=True, help=text)
+
+
 def rate(default: int) -> Callable[[F], F]:
     """Return a decorator that adds ``--rate``."""
     return click.option(

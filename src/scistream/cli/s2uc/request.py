@@ -24,6 +24,7 @@ from scistream.cli.show import show_pairs
 @click.option("--num-conn", type=int, help="Channels [one per target].")
 @parameters.rate(0)
 @parameters.leases
+@parameters.reverse("Have the producer's gateway, which cannot be reached, dial the consumer's.")
 @click.option(
     "--producer-certificate", type=parameters.FILE, help="The producer's control server's certificate."
 )
@@ -54,6 +55,7 @@ def request(
     queue: bool,
     idle_timeout_s: float | None,
     lifetime_s: float | None,
+    reverse: bool,
     producer_certificate: Path | None,
     consumer_certificate: Path | None,
     token_file: Path | None,
@@ -109,6 +111,7 @@ def request(
                 targets=addresses,
                 num_conn=num_conn,
                 rate_mbps=rate,
+                reverse=reverse,
                 queue=queue,
                 idle_timeout_s=idle_timeout_s,
                 lifetime_s=lifetime_s,

@@ -151,7 +151,7 @@ def status(
                  expired or failed
       reason     why it has ended, or ""
       encrypted  whether TLS is between the gateways; null as long as that is not settled
-      num_conn, rate_mbps, paced, seconds (its age; of an ended one, its length)
+      num_conn, rate_mbps, paced, reverse, seconds (its age; of an ended one, its length)
       listeners, targets          lists of "HOST:PORT"
       channels                    a list of {connections_open, connections_total, connections_failed,
                                   bytes_to_target, bytes_from_target}; empty until it is connected

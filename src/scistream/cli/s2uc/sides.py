@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from scistream.cli.completion import complete_profiles
 from scistream.cli.s2uc import parameters
 from scistream.cli.s2uc.one_side import open_one_side
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,9 +49,11 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
             click.option(
                 "--certificate-out", type=parameters.FILE, help="Write this side's session certificate here."
             ),
+            parameters.peer_data_server,
             click.option(
                 "--peer-certificate", type=parameters.FILE, help="The other side's session certificate."
             ),
+            parameters.reverse("The producer's gateway dials the consumer's; on both sides."),
             parameters.leases,
             parameters.rate(parameters.REFERENCE_RATE_MBPS),
         ):
@@ -91,31 +94,30 @@ def prod_req(context: click.Context, /, uid: str | None, num_conn: int, mock: bo
 
 @click.command("cons-req")
 @click.argument("uid")
-@click.argument("producer_listeners")
+@click.argument("producer_listeners", required=False)
 @click.option("--num-conn", type=int, help="Channels [one per producer listener].")
 @_side(parameters.CONSUMER_SERVER, waits=True)
 @click.pass_context
 def cons_req(
-    context: click.Context, /, uid: str, producer_listeners: str, num_conn: int | None, **values: Any
+    context: click.Context, /, uid: str, producer_listeners: str | None, num_conn: int | None, **values: Any
 ) -> None:
     """Open the consumer's side of session UID, whose application controller says hello itself.
 
-    It is connected to PRODUCER_LISTENERS (comma-separated) when hello has come.
+    It is connected to PRODUCER_LISTENERS (comma-separated) when hello has come. With --reverse leave them
+    out, and say how many channels the producer's side has (--num-conn).
 
     \b
     Example:
       s2uc cons-req 0f3c… aps.example:5100 --s2cs alcf.example:5000 --certificate alcf.crt \\
           --token-file my.token --peer-certificate producer-session.crt
     """
-    if values["plain"] == (values["peer_certificate"] is not None):
-        raise click.UsageError(parameters.PEER_NEEDED)
-    listeners = parameters.endpoints(producer_listeners.split(","))
+    listeners = _producer_listeners(producer_listeners, values)
     open_one_side(
         context,
         uid,
         Role.CONSUMER,
         **values,
-        num_conn=len(listeners) if num_conn is None else num_conn,
+        num_conn=(len(listeners) or 1) if num_conn is None else num_conn,
         addresses=None,
         connect_to=listeners,
     )
@@ -156,6 +158,7 @@ def inbound_request(
 
     Give the printed uid, listeners and certificate to whoever opens the consumer's side. With the
     certificate of that side, connect: 's2uc update'. Without encryption (--plain) it is connected at once.
+    With --reverse that side has the listeners, which are given to 's2uc update' too.
 
     \b
     Example:
@@ -185,7 +188,7 @@ def inbound_request(
 
 @click.command("outbound-request")
 @click.argument("uid")
-@click.argument("producer_listeners")
+@click.argument("producer_listeners", required=False)
 @click.option("--num-conn", type=int, help="Channels [one per producer listener].")
 @click.option(
     "--remote-ip",
@@ -197,9 +200,12 @@ def inbound_request(
 @_side(parameters.CONSUMER_SERVER, waits=False)
 @click.pass_context
 def outbound_request(
-    context: click.Context, /, uid: str, producer_listeners: str, num_conn: int | None, **values: Any
+    context: click.Context, /, uid: str, producer_listeners: str | None, num_conn: int | None, **values: Any
 ) -> None:
     """Open the consumer's side of session UID, and connect it to PRODUCER_LISTENERS (comma-separated).
+
+    With --reverse it is the producer's side that connects: leave them out, say how many channels that side
+    has (--num-conn), and give the printed reverse listeners to whoever opens that side ('s2uc update').
 
     \b
     Example:
@@ -207,18 +213,29 @@ def outbound_request(
           --token-file my.token --peer-certificate producer-session.crt \\
           --certificate-out consumer-session.crt
     """
-    if values["plain"] == (values["peer_certificate"] is not None):
-        raise click.UsageError(parameters.PEER_NEEDED)
-    listeners = parameters.endpoints(producer_listeners.split(","))
+    listeners = _producer_listeners(producer_listeners, values)
     open_one_side(
         context,
         uid,
         Role.CONSUMER,
         **values,
-        num_conn=len(listeners) if num_conn is None else num_conn,
+        num_conn=(len(listeners) or 1) if num_conn is None else num_conn,
         addresses=[],
         connect_to=listeners,
     )
+
+
+def _producer_listeners(given: str | None, values: dict[str, Any]) -> list[Endpoint]:
+    """Return where the consumer's side connects to; nowhere if the producer's side dials."""
+    if values["plain"] == (values["peer_certificate"] is not None):
+        raise click.UsageError(parameters.PEER_NEEDED)
+    if values["reverse"]:
+        if given is not None:
+            raise click.UsageError("leave PRODUCER_LISTENERS out: with --reverse there are none")
+        return []
+    if given is None:
+        raise click.UsageError("give PRODUCER_LISTENERS, those of the producer's side (or --reverse)")
+    return parameters.endpoints(given.split(","))
 
 
 def _name(uid: str | None, *, mock: bool) -> str:

@@ -38,6 +38,13 @@ from scistream.core.events import Role
     type=parameters.FILE,
     help="The other side's session certificate [the one that it was connected with].",
 )
+@click.option(
+    "--reverse-listener",
+    "reverse_listeners",
+    multiple=True,
+    help="HOST:PORT of the consumer's side of a reverse session, one per channel [those given before].",
+)
+@parameters.peer_data_server
 @click.option("--plain", is_flag=True, help="Connect in the clear.")
 @parameters.one_server
 @parameters.timeout()
@@ -50,6 +57,8 @@ def update(
     targets: tuple[str, ...],
     server: str,
     peer_certificate: Path | None,
+    reverse_listeners: tuple[str, ...],
+    peer_data_server: str,
     plain: bool,
     certificate: Path | None,
     token_file: Path | None,
@@ -96,6 +105,8 @@ def update(
                 Role(side),
                 addresses,
                 peer_certificate_pem=peer_certificate_pem,
+                peer_data_server=peer_data_server,
+                reverse_listeners=parameters.endpoints(reverse_listeners),
                 timeout_s=timeout_s,
             )
             now = await parameters.look(client, uid)

@@ -130,6 +130,7 @@ class ControlClient:
         *,
         num_conn: int = 1,
         rate_mbps: int = 0,
+        reverse: bool = False,
         queue: bool = False,
         idle_timeout_s: float | None = None,
         lifetime_s: float | None = None,
@@ -141,6 +142,9 @@ class ControlClient:
         ----------
         rate_mbps : int
             What is asked for, in Mb/s; 0 is no wish.
+        reverse : bool
+            The producer's gateway dials the consumer's. A server that does not know of that grants an
+            ordinary session: look at `Grant.reverse`.
         queue : bool
             Wait for ports and capacity, rather than be refused, where they are used up.
         idle_timeout_s, lifetime_s : float, optional
@@ -152,6 +156,7 @@ class ControlClient:
             role,
             num_conn,
             rate_mbps,
+            reverse=reverse,
             queue=queue,
             idle_timeout_s=idle_timeout_s,
             lifetime_s=lifetime_s,
@@ -180,10 +185,28 @@ class ControlClient:
         targets: Iterable[Endpoint] = (),
         *,
         peer_certificate_pem: bytes = b"",
+        peer_data_server: str = "",
+        reverse_listeners: Iterable[Endpoint] = (),
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> Grant:
-        """Connect this side to `targets` (none: to what the application announced)."""
-        message = requests.write_update(uid, role, targets, peer_certificate_pem)
+        """Connect this side to `targets` (none: to what the application announced).
+
+        Parameters
+        ----------
+        peer_certificate_pem, peer_data_server
+            What the other side has granted: its session certificate (empty: plain TCP), and the kind of its
+            data server (empty: not known).
+        reverse_listeners : iterable of Endpoint
+            For the producer's side of a reverse session, what the consumer's was granted.
+        """
+        message = requests.write_update(
+            uid,
+            role,
+            targets,
+            peer_certificate_pem,
+            peer_data_server=peer_data_server,
+            reverse_listeners=reverse_listeners,
+        )
         answer: pb.Response = await self._call("update", message, timeout_s)
         return answers.read_response(answer)
 

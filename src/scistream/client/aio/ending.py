@@ -30,6 +30,8 @@ class Side:
         The calls.
     certificate_pem : bytes
         This side's session certificate.
+    data_server : str
+        Kind of this side's data server.
     owned : bool
         Whether the connection ends with the session.
     created : bool
@@ -39,6 +41,7 @@ class Side:
     client: ControlClient
     owned: bool
     certificate_pem: bytes = b""
+    data_server: str = ""
     created: bool = False
 
     async def close(self) -> None:

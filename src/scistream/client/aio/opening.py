@@ -17,7 +17,14 @@ from typing import Any
 from scistream.client.access import Access, check_timeout
 from scistream.client.aio.control import ControlClient, connect
 from scistream.client.aio.ending import Side, undo
-from scistream.client.aio.reserving import TIMEOUT_S, Wishes, check_same, is_free, reserve
+from scistream.client.aio.reserving import (
+    TIMEOUT_S,
+    Wishes,
+    check_reverse,
+    check_same,
+    is_free,
+    reserve,
+)
 from scistream.client.aio.session import StreamingSession, together
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
@@ -89,6 +96,7 @@ def open_session(
     targets: Sequence[Endpoint],
     num_conn: int | None = None,
     rate_mbps: int = 0,
+    reverse: bool = False,
     queue: bool = False,
     idle_timeout_s: float | None = None,
     lifetime_s: float | None = None,
@@ -112,6 +120,9 @@ def open_session(
         Channels; default one per target. Channel i leads to target i modulo their number.
     rate_mbps, queue, idle_timeout_s, lifetime_s
         As in `ControlClient.request`, for both sides.
+    reverse : bool
+        Have the producer's gateway dial the consumer's, as it cannot be reached itself. Both need native data
+        servers.
     timeout_s : float, optional
         For all of it; default 30 s, and with `queue` an hour.
     encrypted : bool
@@ -133,7 +144,8 @@ def open_session(
     DeadlineExceeded
         It took longer than `timeout_s`.
     PeerError
-        A control server cannot be reached, or one does not encrypt and `encrypted` is set.
+        A control server cannot be reached, one does not encrypt and `encrypted` is set, or one does not know
+        of reverse channels and `reverse` is.
     SciStreamError
         Whatever a control server refuses it with. What had been created has been released on both sides.
     """
@@ -142,6 +154,7 @@ def open_session(
     wishes = Wishes(
         num_conn=len(targets) if num_conn is None else num_conn,
         rate_mbps=rate_mbps,
+        reverse=reverse,
         queue=queue,
         idle_timeout_s=idle_timeout_s,
         lifetime_s=lifetime_s,
@@ -242,8 +255,12 @@ class _Steps:
             self._reserve(self._producer, Role.PRODUCER, self._targets),
             self._reserve(self._consumer, Role.CONSUMER, ()),
         )
+        reverse = self._wishes.reverse
         for side, grant in ((self._producer, ours), (self._consumer, theirs)):
-            if not grant.listeners:
+            if reverse:
+                check_reverse(side.client, self.uid, grant)
+            accepts = not reverse or side is self._consumer
+            if accepts and not grant.listeners:
                 raise PeerError(
                     f"control server {side.client.endpoint} granted session {self.uid} without any listener"
                 )
@@ -254,6 +271,7 @@ class _Steps:
                     "(--plain, encrypted=False)"
                 )
             side.certificate_pem = grant.certificate_pem
+            side.data_server = grant.data_server
         both = bool(ours.certificate_pem and theirs.certificate_pem)
         self._tell("waiting for both data servers to connect")
         await together(
@@ -262,13 +280,16 @@ class _Steps:
                 Role.PRODUCER,
                 ours.destinations or self._targets,
                 peer_certificate_pem=theirs.certificate_pem if both else b"",
+                peer_data_server=theirs.data_server,
+                reverse_listeners=theirs.reverse_listeners,
                 timeout_s=self._timeout_s,
             ),
             self._consumer.client.update(
                 self.uid,
                 Role.CONSUMER,
-                ours.listeners,
+                () if reverse else ours.listeners,
                 peer_certificate_pem=ours.certificate_pem if both else b"",
+                peer_data_server=ours.data_server,
                 timeout_s=self._timeout_s,
             ),
         )

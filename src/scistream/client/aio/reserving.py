@@ -10,7 +10,7 @@ from scistream.client.aio.control import CallUnknown, ControlClient
 from scistream.client.aio.hello import say_hello
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role
-from scistream.errors import InvalidArgument, SessionExists, SessionNotFound
+from scistream.errors import InvalidArgument, PeerError, SessionExists, SessionNotFound
 from scistream.wire.answers import Grant
 
 #: For opening a session or one side of it, if nothing else is said.
@@ -23,6 +23,7 @@ class Wishes:
 
     num_conn: int
     rate_mbps: int = 0
+    reverse: bool = False
     queue: bool = False
     idle_timeout_s: float | None = None
     lifetime_s: float | None = None
@@ -36,6 +37,7 @@ async def reserve_side(
     addresses: Sequence[Endpoint] = (),
     num_conn: int = 1,
     rate_mbps: int = 0,
+    reverse: bool = False,
     queue: bool = False,
     idle_timeout_s: float | None = None,
     lifetime_s: float | None = None,
@@ -45,12 +47,16 @@ async def reserve_side(
 
     Raises
     ------
+    PeerError
+        `reverse` is asked for, and the control server does not know of that; what it has granted is released
+        by whoever has asked.
     SciStreamError
         Whatever the control server refuses it with. What was reserved is freed by the server.
     """
     wishes = Wishes(
         num_conn=num_conn,
         rate_mbps=rate_mbps,
+        reverse=reverse,
         queue=queue,
         idle_timeout_s=idle_timeout_s,
         lifetime_s=lifetime_s,
@@ -78,6 +84,21 @@ async def is_free(client: ControlClient, uid: str, *, timeout_s: float) -> bool:
     except (SessionNotFound, CallUnknown):
         return True
     return all(one.state.ended for one in sessions)
+
+
+def check_reverse(client: ControlClient, uid: str, grant: Grant) -> None:
+    """Check that a control server that was asked for reverse channels has understood it.
+
+    Raises
+    ------
+    PeerError
+        It is of a version that knows nothing of them.
+    """
+    if not grant.reverse:
+        raise PeerError(
+            f"control server {client.endpoint} granted session {uid} without reverse channels: its version "
+            "does not know them; ask its operator for a newer one, or ask without --reverse (reverse=False)"
+        )
 
 
 def check_same(client: ControlClient, uid: str, addresses: Sequence[Endpoint], grant: Grant) -> None:
@@ -114,6 +135,7 @@ async def reserve(
             role,
             num_conn=wishes.num_conn,
             rate_mbps=wishes.rate_mbps,
+            reverse=wishes.reverse,
             queue=wishes.queue,
             idle_timeout_s=wishes.idle_timeout_s,
             lifetime_s=wishes.lifetime_s,

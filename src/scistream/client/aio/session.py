@@ -119,7 +119,11 @@ class StreamingSession:
         peer_certificate_pem = self._consumer.certificate_pem if self.encrypted else b""
         try:
             await self._producer.client.update(
-                self.uid, Role.PRODUCER, targets, peer_certificate_pem=peer_certificate_pem
+                self.uid,
+                Role.PRODUCER,
+                targets,
+                peer_certificate_pem=peer_certificate_pem,
+                peer_data_server=self._consumer.data_server,
             )
         except SciStreamError:
             if await has_ended(self._producer.client, self.uid):

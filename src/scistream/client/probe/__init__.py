@@ -20,7 +20,8 @@ What a rate means for the time until a result is there, by streaming and by file
 
 from scistream.client.probe.completion_time import Assessment, Plan, Workload
 from scistream.client.probe.far_end import FarEnd, FarEvent, FarEventKind
-from scistream.client.probe.near_end import Measurement, Progress, RoundTrip, measure
+from scistream.client.probe.load import Load
+from scistream.client.probe.near_end import Measurement, Progress, RoundTrip, measure, percentile
 from scistream.client.probe.protocol import NotAProbe
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "FarEnd",
     "FarEvent",
     "FarEventKind",
+    "Load",
     "Measurement",
     "NotAProbe",
     "Plan",
@@ -35,4 +37,5 @@ __all__ = [
     "RoundTrip",
     "Workload",
     "measure",
+    "percentile",
 ]

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from scistream.client.probe.protocol import (
     FAR_GREETING,
     GREETING_TIMEOUT_S,
+    MAX_ECHO_BYTES,
     MAX_SECONDS,
     NEAR_GREETING,
     Frame,
@@ -29,6 +30,7 @@ from scistream.client.probe.protocol import (
     expect_greeting,
     prepare,
     receive_frame,
+    receive_payload,
     send_bytes,
     take_bytes,
     throw_away_when_closed,
@@ -257,13 +259,15 @@ class FarEnd:
 
 
 def _last_message(connection: socket.socket) -> Frame:
-    """Greet and answer pings; return the message that ends the conversation."""
+    """Greet, answer pings and echo messages; return the message that ends the conversation."""
     connection.settimeout(_IDLE_TIMEOUT_S)
     connection.sendall(FAR_GREETING)
     while True:
         frame = receive_frame(connection)
         if frame.kind is Kind.PING:
             Frame(Kind.PONG, frame.first).send(connection)
+        elif frame.kind is Kind.ECHO and frame.first <= MAX_ECHO_BYTES:
+            frame.send(connection, receive_payload(connection, frame.first))
         elif frame.kind is Kind.QUIT:
             frame.send(connection)
             return frame

@@ -37,7 +37,7 @@ from scistream.errors import ConfigurationError, PeerError
 MIN_SECONDS = 0.5
 _SETTLING = 0.2
 _PINGING = 0.2
-_ANSWER_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 5.0
 _TICK_S = 0.1
 
 
@@ -71,6 +71,14 @@ class Measurement:
     to_producer_gbps: float
     round_trip: RoundTrip
     connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What has gone through in one direction: the rate once it was settled, and all bytes that arrived."""
+
+    gbps: float
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +140,14 @@ def measure(
         )
     show = progress or (lambda _: None)
     many = [listener for listener in listeners for _ in range(connections)]
-    with _greeted(listeners) as controls:
+    with greeted(listeners) as controls:
         round_trip = _ping(controls, seconds * _PINGING, show)
-    to_consumer = _carry(many, Kind.SEND, seconds, show)
-    to_producer = _carry(many, Kind.TAKE, seconds, show)
+    to_consumer = carry(many, Kind.SEND, seconds, show).gbps
+    to_producer = carry(many, Kind.TAKE, seconds, show).gbps
     farewell = Frame(Kind.QUIT, int(to_consumer * 1e9), int(to_producer * 1e9))
-    with _greeted(listeners) as controls:
+    with greeted(listeners) as controls:
         for control in controls:
-            _ask(control, farewell, Kind.QUIT)
+            ask(control, farewell, Kind.QUIT)
     return Measurement(
         to_consumer_gbps=to_consumer,
         to_producer_gbps=to_producer,
@@ -149,13 +157,13 @@ def measure(
 
 
 @contextlib.contextmanager
-def _greeted(listeners: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
+def greeted(listeners: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
     """Connect to `listeners`, and return the connections when a far end has answered on each."""
     with contextlib.ExitStack() as stack:
         streams = []
         for listener in listeners:
             stream = stack.enter_context(_connect(listener))
-            with _failing_as(NotAProbe, f"{listener} closes the connection at once; {_START_FAR_END}"):
+            with failing_as(NotAProbe, f"{listener} closes the connection at once; {_START_FAR_END}"):
                 stream.sendall(NEAR_GREETING)
             streams.append(stream)
         deadline_s = time.monotonic() + GREETING_TIMEOUT_S
@@ -216,7 +224,7 @@ def _ping(controls: Sequence[socket.socket], seconds: float, show: Callable[[Pro
     while len(times_ms) < len(controls) or time.monotonic() - began_s < seconds:
         control = controls[len(times_ms) % len(controls)]
         sent_ns = time.perf_counter_ns()
-        _ask(control, Frame(Kind.PING, len(times_ms)), Kind.PONG)
+        ask(control, Frame(Kind.PING, len(times_ms)), Kind.PONG)
         times_ms.append((time.perf_counter_ns() - sent_ns) / 1e6)
         if (now_s := time.monotonic()) - shown_s >= _TICK_S:
             show(Progress(what="round trip", elapsed_s=now_s - began_s, seconds=seconds))
@@ -237,10 +245,10 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
     return ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)]
 
 
-def _ask(control: socket.socket, frame: Frame, kind: Kind) -> None:
+def ask(control: socket.socket, frame: Frame, kind: Kind) -> None:
     """Send `frame`, and expect an answer of `kind` with the same number."""
-    with _failing_as(PeerError, "the far end of the probe stopped answering; look at what it says"):
-        control.settimeout(_ANSWER_TIMEOUT_S)
+    with failing_as(PeerError, "the far end of the probe stopped answering; look at what it says"):
+        control.settimeout(ANSWER_TIMEOUT_S)
         frame.send(control)
         answer = receive_frame(control)
     if (answer.kind, answer.first) != (kind, frame.first):
@@ -248,7 +256,8 @@ def _ask(control: socket.socket, frame: Frame, kind: Kind) -> None:
 
 
 @contextlib.contextmanager
-def _failing_as(kind: type[PeerError], message: str) -> Iterator[None]:
+def failing_as(kind: type[PeerError], message: str) -> Iterator[None]:
+    """Raise an OSError of the block as an error of this `kind`."""
     try:
         yield
     except OSError as error:
@@ -264,7 +273,7 @@ class _Flow:
     def __init__(self, stream: socket.socket, direction: Kind, seconds: float) -> None:
         self.arrived = (0, 0)
         self._stream = stream
-        self._deadline_s = time.monotonic() + seconds + _ANSWER_TIMEOUT_S
+        self._deadline_s = time.monotonic() + seconds + ANSWER_TIMEOUT_S
         self._works = [self._take] if direction is Kind.SEND else [self._send, self._read_reports]
         self._order = Frame(direction, math.ceil(seconds * 1000))
 
@@ -300,10 +309,10 @@ class _Flow:
         self.arrived = total, time_ns
 
 
-def _carry(
+def carry(
     listeners: Sequence[Endpoint], direction: Kind, seconds: float, show: Callable[[Progress], None]
-) -> float:
-    """Let bytes flow for `seconds`, and return the throughput in Gb/s.
+) -> Carried:
+    """Let bytes flow for `seconds`: SEND from the far end, TAKE to it; over a connection to each listener.
 
     Raises
     ------
@@ -318,11 +327,11 @@ def _carry(
         failures.append(error)
         failed.set()
 
-    with _greeted(listeners) as streams, contextlib.ExitStack() as stack:
+    with greeted(listeners) as streams, contextlib.ExitStack() as stack:
         flows = [_Flow(stream, direction, seconds) for stream in streams]
         for stream, flow in zip(streams, flows, strict=True):
             throw_away_when_closed(stream)
-            with _failing_as(PeerError, f"{what}: a connection broke"):
+            with failing_as(PeerError, f"{what}: a connection broke"):
                 for thread in flow.start(fail):
                     stack.callback(thread.join)
             stack.callback(_shut_down, stream)
@@ -350,7 +359,7 @@ def _carry(
     gbps = sum(rate_gbps(before, after) for before, after in zip(settled, ended, strict=True))
     if gbps == 0:
         raise PeerError(f"{what}: no byte has arrived within {seconds:g} s; the session carries nothing")
-    return gbps
+    return Carried(gbps, sum(flow.arrived[0] for flow in flows))
 
 
 def _shut_down(stream: socket.socket) -> None:

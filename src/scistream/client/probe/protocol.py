@@ -6,6 +6,7 @@ letters and two unsigned numbers of 64 bits, big-endian.
 
 ====  =====================================  ==========================================================
 PING  a number                               the far end answers with PONG and the same number
+ECHO  how many bytes follow                  the far end answers with the same, once it has them all
 SEND  for how many milliseconds              bytes follow from the far end, until the connection is closed
 TAKE  for how many milliseconds              bytes follow from the near end, until the connection is closed
 TOOK  bytes taken, nanoseconds since TAKE    the far end's reports meanwhile
@@ -34,6 +35,9 @@ GREETING_TIMEOUT_S = 5.0
 #: The longest time that bytes are sent or taken for.
 MAX_SECONDS = 600.0
 
+#: The longest message that is echoed.
+MAX_ECHO_BYTES = 1 << 24
+
 #: How often what has arrived is reported.
 REPORT_INTERVAL_S = 0.05
 
@@ -41,6 +45,7 @@ REPORT_INTERVAL_S = 0.05
 _CHUNK_BYTES = 1 << 18
 
 _FRAME = struct.Struct("!4sQQ")
+FRAME_BYTES = _FRAME.size
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -53,6 +58,7 @@ class Kind(Enum):
 
     PING = b"PING"
     PONG = b"PONG"
+    ECHO = b"ECHO"
     SEND = b"SEND"
     TAKE = b"TAKE"
     TOOK = b"TOOK"
@@ -67,9 +73,9 @@ class Frame:
     first: int = 0
     second: int = 0
 
-    def send(self, stream: socket.socket) -> None:
-        """Send it."""
-        stream.sendall(_FRAME.pack(self.kind.value, self.first, self.second))
+    def send(self, stream: socket.socket, payload: bytes = b"") -> None:
+        """Send it, and what follows it."""
+        stream.sendall(_FRAME.pack(self.kind.value, self.first, self.second) + payload)
 
 
 def receive_frame(stream: socket.socket) -> Frame:
@@ -82,17 +88,29 @@ def receive_frame(stream: socket.socket) -> Frame:
     OSError
         The connection has ended, or nothing comes within its timeout.
     """
-    received = b""
-    while len(received) < _FRAME.size:
-        part = stream.recv(_FRAME.size - len(received))
-        if not part:
-            raise ConnectionAbortedError("the connection was closed")
-        received += part
+    received = receive_payload(stream, FRAME_BYTES)
     name, first, second = _FRAME.unpack(received)
     try:
         return Frame(Kind(name), first, second)
     except ValueError as error:
         raise NotAProbe(f"{received!r} is no message of a probe") from error
+
+
+def receive_payload(stream: socket.socket, count: int) -> bytes:
+    """Return so many bytes.
+
+    Raises
+    ------
+    OSError
+        The connection has ended, or nothing comes within its timeout.
+    """
+    received = bytearray()
+    while len(received) < count:
+        part = stream.recv(min(_CHUNK_BYTES, count - len(received)))
+        if not part:
+            raise ConnectionAbortedError("the connection was closed")
+        received += part
+    return bytes(received)
 
 
 def expect_greeting(stream: socket.socket, greeting: bytes, deadline_s: float) -> bool:

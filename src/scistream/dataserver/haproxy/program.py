@@ -25,7 +25,6 @@ from scistream.dataserver.haproxy.statistics import (
     read_figures,
 )
 from scistream.dataserver.programs.credentials import OWN, PEER
-from scistream.dataserver.programs.find import output_of, version_in
 from scistream.dataserver.programs.plan import FIRST_DESCRIPTOR, Plan
 from scistream.dataserver.programs.program import (
     CIPHERSUITES,
@@ -81,10 +80,10 @@ class Haproxy(Program):
         DataServerError
             It is, or was not.
         """
-        said = output_of([self.binary, "-vv"], {})
-        version_in(said, r"HA-?Proxy version (\d+\.\d+)", self.binary, OLDEST)
+        said = self.place.output_of([self.binary, "-vv"])
+        self.version_in(said, r"HA-?Proxy version (\d+\.\d+)", OLDEST)
         if "USE_OPENSSL=1" not in said and "+OPENSSL" not in said:
-            raise DataServerError(f"{self.binary} was built without OpenSSL: apt install {self.package}")
+            raise self.lacks("was built without OpenSSL")
 
     def configuration(self, plan: Plan, folder: str) -> bytes:
         """Return the configuration."""

@@ -36,13 +36,15 @@ class NativeBackend(TreeBackend):
     peer_timeout_s : float
         A connection whose peer has left everything unanswered for so long is reset.
     tls_engine : str or None
-        ``"openssl"`` or ``"stdlib"``; None takes the first that works.
+        ``"kernel"``, ``"openssl"`` or ``"stdlib"``; None takes the first that works.
 
     Raises
     ------
     ConfigurationError
         A value makes no sense.
     """
+
+    reverses = True
 
     def __init__(
         self,

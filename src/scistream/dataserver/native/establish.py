@@ -2,31 +2,36 @@
 
 The order protects the application: with TLS on the accepted leg its target is dialled only after the peer
 has proved the session's certificate, so a stranger causes no connection there. Nothing is read from a plain
-accepted leg before the way to the target is complete.
+accepted leg before the way to the target is complete. In a reverse session the consumer's side dials nothing,
+and takes a connection of the other gateway that is ready (`reverse_waiting`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsLeg
+from scistream.dataserver.native.handshake import Handshake
+from scistream.dataserver.native.kernel_relay import relay_kernel
 from scistream.dataserver.native.plain import relay_plain
-from scistream.dataserver.native.relay import EVENTS, READABLE
+from scistream.dataserver.native.reverse_waiting import PAIR_LIMIT_S, Pairing
 from scistream.dataserver.native.sockets import reset
-from scistream.dataserver.native.tls import TlsEngine, TlsError
+from scistream.dataserver.native.tls import TlsError
 from scistream.dataserver.native.tls_relay import relay_tls
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Deadlines, Loop, Owner
     from scistream.dataserver.native.session import Address, Channel
+    from scistream.dataserver.native.tls import TlsEngine
 
-_HANDSHAKE_READ_BYTES = 16 * 1024
+_CUT = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""How connecting fails if the connection was there already, and was cut; refused ones are refused."""
 
 
 class Dial:
@@ -46,6 +51,8 @@ class Dial:
         Returns whether it is still worth while to try again.
     connected, failed : callable
         Called with the socket; or with the reason, after the last attempt.
+    tries_again : bool
+        Whether there is more than one attempt.
     """
 
     def __init__(
@@ -58,12 +65,13 @@ class Dial:
         wanted: Callable[[], bool],
         connected: Callable[[socket.socket], None],
         failed: Callable[[str], None],
+        tries_again: bool = True,
     ) -> None:
         self._loop = loop
         self.owner = owner
         self._addresses = addresses
         self._untried = list(addresses)
-        self._retries = iter(loop.dial_retries)
+        self._retries = iter(loop.dial_retries if tries_again else ())
         self._open_socket = open_socket
         self._wanted = wanted
         self._connected = connected
@@ -115,6 +123,10 @@ class Dial:
 
     def _refused(self, code: int | None) -> None:
         self._because(os.strerror(code or 0))
+        if code in _CUT:
+            # the target had accepted: to connect again would show it a second client
+            self._untried.clear()
+            self._retries = iter(())
 
     def _because(self, reason: str) -> None:
         self._reason = f"target {self._address[0]} port {self._address[1]}: {reason}"
@@ -153,121 +165,62 @@ class Dial:
             self._socket = None
 
 
-class Handshake:
-    """Bring a TLS handshake to its end on a connected socket, which stays its owner's."""
+class Establishment:
+    """One accepted connection on its way to being relayed, with the targets and credentials of now.
+
+    Parameters
+    ----------
+    accepted : socket.socket
+        Of an application or of the other gateway. On the producer's side of a reverse session it is the one
+        that was dialled, which the other gateway has taken for a stream.
+    engine : TlsEngine or None
+        That of such a one, after its handshake.
+    due : float or None
+        On the consumer's side of a reverse session, until when a connection waits that comes from another
+        worker; None: it comes from the application.
+    """
 
     def __init__(
         self,
         loop: Loop,
-        owner: Owner,
-        sock: socket.socket,
-        engine: TlsEngine,
-        proved: Callable[[], None],
-        failed: Callable[[str], None],
+        channel: Channel,
+        accepted: socket.socket,
+        *,
+        engine: TlsEngine | None = None,
+        due: float | None = None,
     ) -> None:
-        self._loop = loop
-        self.owner = owner
-        self._socket = sock
-        self._engine = engine
-        self._proved = proved
-        self._failed = failed
-        self._unsent = b""
-        self._complete = False
-        self._ended = False
-
-    def begin(self) -> None:
-        """Send the first message, or wait for it."""
-        self._loop.establishing.add(self)
-        self._loop.watch(self._socket.fileno(), EVENTS, self._on_events, self.owner)
-        self._advance(b"")
-
-    def _on_events(self, events: int) -> None:
-        if self._ended:
-            return  # what comes now is reported again to whoever watches next
-        if self._unsent and not self._send():
-            return
-        if events & READABLE:
-            while not self._ended and not self._complete:
-                try:
-                    received = self._socket.recv(_HANDSHAKE_READ_BYTES)
-                except BlockingIOError:
-                    return
-                except OSError as error:
-                    self._fail(str(error.strerror))
-                    return
-                if not received:
-                    self._fail("closed during the TLS handshake")
-                    return
-                self._advance(received)
-
-    def _advance(self, received: bytes) -> None:
-        try:
-            self._complete, answer = self._engine.handshake(received)
-        except TlsError as error:
-            # the alert tells the peer why; it is not waited for
-            with contextlib.suppress(OSError):
-                self._socket.send(self._engine.pending())
-            self._fail(str(error))
-            return
-        self._unsent += answer
-        self._send()
-
-    def _send(self) -> bool:
-        """Write what waits; return False if the handshake cannot go on now."""
-        if self._unsent:
-            try:
-                sent = self._socket.send(self._unsent)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                self._fail(str(error.strerror))
-                return False
-            self._unsent = self._unsent[sent:]
-            if self._unsent:
-                return False
-        if self._complete and not self._ended:
-            self._leave()
-            self._proved()
-            return False
-        return True
-
-    def _leave(self) -> None:
-        self._ended = True
-        self._loop.establishing.discard(self)
-
-    def _fail(self, reason: str) -> None:
-        if not self._ended:
-            self._leave()
-            self._failed(reason)
-
-    def too_late(self) -> None:
-        """Give up."""
-        self._fail("no TLS handshake in time")
-
-    def abort(self) -> None:
-        """Stop; nobody is called."""
-        if not self._ended:
-            self._leave()
-
-
-class Establishment:
-    """One accepted connection on its way to being relayed, with the targets and credentials of now."""
-
-    def __init__(self, loop: Loop, channel: Channel, accepted: socket.socket) -> None:
         self._loop = loop
         self._channel = channel
         self._accepted = accepted
         self._target: socket.socket | None = None
-        self._step: Dial | Handshake | None = None
+        self._step: Dial | Handshake | Pairing | None = None
         session = channel.session
         self._leg = session.tls_leg
-        self._engine = session.tls.engine(loop.scratch) if session.tls is not None else None
+        self._engine = engine
+        if engine is None and session.tls is not None and not session.reverse:
+            self._engine = session.tls.engine(loop.scratch)
+        self._due = due
         self._addresses = channel.addresses
         self._ended = False
 
     def begin(self) -> None:
         """Take the first step."""
-        if self._engine is not None and self._leg is TlsLeg.LISTENER:
+        room = self._channel.room
+        if room is not None:
+            self._step = Pairing(
+                room,
+                self,
+                time.monotonic() + PAIR_LIMIT_S if self._due is None else self._due,
+                moved=self._due is not None,
+                wanted=self._client_is_there,
+                move=self._move,
+                paired=self._paired,
+                failed=self._fail,
+            )
+            self._step.find()
+        elif self._channel.session.reverse:
+            self._dial()  # the other gateway has proved itself before
+        elif self._engine is not None and self._leg is TlsLeg.LISTENER:
             self._step = Handshake(self._loop, self, self._accepted, self._engine, self._dial, self._fail)
             self._step.begin()
         else:
@@ -296,20 +249,39 @@ class Establishment:
         else:
             self._relay()
 
+    def _paired(self, target: socket.socket, engine: TlsEngine | None) -> None:
+        self._target, self._engine = target, engine
+        self._relay()
+
+    def _move(self, worker: int) -> bool:
+        """Hand the connection over to another worker, which has one of the other gateway ready."""
+        step = self._step
+        if not isinstance(step, Pairing) or not self._channel.move(self, self._accepted, worker, step.due):
+            return False
+        self._ended = True
+        step.abort()
+        return True
+
     def _relay(self) -> None:
-        target = self._target
+        target, engine = self._target, self._engine
         if target is None:
+            return
+        tls_accepted = self._leg is TlsLeg.LISTENER
+        try:
+            by_kernel = engine is not None and engine.hand_over(self._accepted if tls_accepted else target)
+        except TlsError as error:
+            self._fail(str(error))
             return
         self._channel.session.established(self._channel, self._accepted, target)
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
-        if self._engine is None:
+        if engine is None:
             relay_plain(self._loop, self._channel, self._accepted, target)
+        elif by_kernel:
+            engine.free()
+            relay_kernel(self._loop, self._channel, self._accepted, target, tls_accepted=tls_accepted)
         else:
-            tls_accepted = self._leg is TlsLeg.LISTENER
-            relay_tls(
-                self._loop, self._channel, self._accepted, target, self._engine, tls_accepted=tls_accepted
-            )
+            relay_tls(self._loop, self._channel, self._accepted, target, engine, tls_accepted=tls_accepted)
 
     def _fail(self, reason: str) -> None:
         self._channel.session.tell_refusal(self._channel, reason)
@@ -326,4 +298,6 @@ class Establishment:
             if sock is not None:
                 self._loop.forget(sock.fileno())
                 reset(sock)
+        if self._engine is not None:
+            self._engine.free()
         self._channel.establishment_ended(self, failed=True)

@@ -30,7 +30,7 @@ ESTABLISH_LIMIT_S = 10.0
 DIAL_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.75, 1.5)
 """When a target that refuses is dialled again, each from the refusal before: within 3 s."""
 STARVED_RETRY_S = 0.05
-"""When a flow that got no descriptor for a pipe tries again."""
+"""When a flow tries again that got no descriptor for a pipe, or waits for what the kernel does not tell."""
 CUT_DELIVERY_S = 10.0
 """How long a cut stream's last bytes may take to reach a slow receiver before it sees the reset."""
 CUT_POLL_S = 0.01
@@ -117,15 +117,17 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._owners: dict[int, Owner] = {}
         self._turns: deque[Flow] = deque()
+        self.pumped = 0
+        """Flows that were run since events were asked for last."""
         self.pipes = PipePool()
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
         self.share_bytes = BATCH_BYTES
         self.stopping = False
         self._agenda = Agenda()
-        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), _end_step)
+        self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), end_step)
         self.dial_retries = [
-            self.deadlines(wait_s, lambda dial: dial.again(), _end_step) for wait_s in DIAL_RETRIES_S
+            self.deadlines(wait_s, lambda dial: dial.again(), end_step) for wait_s in DIAL_RETRIES_S
         ]
         self.cut_relays = self.deadlines(CUT_DELIVERY_S, lambda relay: relay.abort())
         self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow), _end_flow)
@@ -202,6 +204,7 @@ class Loop:
                 timeout = 0
             elif agenda.running:
                 timeout = max(0.0, agenda.soonest - time.monotonic())
+            self.pumped = 0
             for descriptor, events in poll(timeout, MAX_EVENTS):
                 handler = handlers.get(descriptor)
                 if handler is None:
@@ -212,7 +215,9 @@ class Loop:
                     # one connection met a bug: end it, and go on for all the others
                     logger.exception(_BUG)
                     self._owners[descriptor].abort()
-            for _ in range(len(turns)):
+            # not all that wait: who becomes ready now would wait for each of them; and as many as were run
+            # because of events, or whoever is ready again and again would keep those that wait from theirs
+            for _ in range(min(len(turns), max(1, self.pumped))):
                 flow = turns.popleft()
                 flow.waiting = False
                 try:
@@ -229,7 +234,8 @@ class Loop:
         self.pipes.close()
 
 
-def _end_step(step: Any) -> None:
+def end_step(step: Any) -> None:
+    """End the connection that a step of its setting-up belongs to."""
     step.owner.abort()
 
 

@@ -1,65 +1,139 @@
 """A session's rate, kept by the kernel: each connection is paced to its share (SO_MAX_PACING_RATE).
 
-The share is the rate divided by the session's connections in all workers, and by its channels while fewer
-are open; it is looked at every `ADJUST_S`. A pacing rate limits what is sent on a socket: for one direction
-that is the target's, for the other the accepted one.
+The two directions are paced apart, each to the rate. Every `ADJUST_S` it is looked at which connections use
+their shares, in all workers: these divide the rate among them, the others keep a little of it, enough to show
+soon that they want more. A pacing rate limits what is sent on a socket: for one direction that is the
+target's, for the other the accepted one.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from scistream.dataserver.native.sockets import pace
 
 if TYPE_CHECKING:
-    from scistream.dataserver.native.relay import Relay
+    from scistream.dataserver.native.relay import Flow, Relay
     from scistream.dataserver.native.session import Session
 
 ADJUST_S = 0.1
+BUSY_PART = 0.5
+"""A connection that has used so much of its share wants more."""
+IDLE_PART = 0.1
+"""What the others keep, of an equal share."""
+LEAST_BYTES_PER_S = 125_000
+"""They keep at least this, or an equal share: a packet that is sent too slowly delays the next."""
 _BYTES_PER_S = 125_000
 """Of one Mb/s."""
 
 
+def shares(bytes_per_s: float, connections: int, busy: int) -> tuple[int, int]:
+    """Divide a rate; return the share of a connection that is busy, and of one that is not.
+
+    Parameters
+    ----------
+    bytes_per_s : float
+        The rate.
+    connections, busy : int
+        How many there are, and how many of these use their shares.
+
+    Examples
+    --------
+    >>> shares(10_000_000, connections=5, busy=1)
+    (9200000, 200000)
+    >>> shares(10_000_000, connections=5, busy=0)
+    (2000000, 2000000)
+    """
+    connections = max(1, connections, busy)
+    equal = bytes_per_s / connections
+    if busy in {0, connections}:
+        return max(1, int(equal)), max(1, int(equal))
+    idle = min(equal, max(IDLE_PART * equal, LEAST_BYTES_PER_S))
+    return max(1, int((bytes_per_s - idle * (connections - busy)) / busy)), max(1, int(idle))
+
+
 class Pacer:
-    """Holds one session's connections in this worker to their share."""
+    """Holds one session's connections in this worker to their shares."""
 
     def __init__(self, session: Session, rate_mbps: float) -> None:
         self._session = session
         self._bytes_per_s = rate_mbps * _BYTES_PER_S
-        self._share = 0
+        self._directions = [_Direction(0, lambda relay: relay.to_target), _Direction(1, _from_target)]
         self._looking = False
+        self._looked_at = 0.0
 
     def begin(self, relay: Relay) -> None:
         """Pace one more connection; the others give their part at the next look."""
-        _pace(relay, self._share_now())
-        self._share = 0
+        connections, balance, slot = self._connections(), self._session.worker.balance, self._session.slot
+        for direction in self._directions:
+            busy = balance.busy(slot, direction.index) + 1
+            direction.begin(relay, shares(self._bytes_per_s, connections, busy)[0])
         if not self._looking:
             self._looking = True
+            self._looked_at = time.monotonic()
             self._session.worker.pacing.add(self)
 
     def adjust(self) -> None:
         """Give every connection the share that it has now; look again later if there is any."""
         relays = [relay for channel in self._session.channels for relay in channel.open_relays]
+        now = time.monotonic()
+        elapsed_s, self._looked_at = now - self._looked_at, now
+        connections, balance, slot = self._connections(), self._session.worker.balance, self._session.slot
+        for direction in self._directions:
+            balance.tell_busy(slot, direction.index, direction.count_busy(relays, elapsed_s))
+            busy = balance.busy(slot, direction.index)
+            direction.give(*shares(self._bytes_per_s, connections, busy))
         self._looking = bool(relays)
-        if not relays:
-            return
-        self._session.worker.pacing.add(self)
-        share = self._share_now()
-        if share != self._share:
-            self._share = share
-            for relay in relays:
-                _pace(relay, share)
+        if relays:
+            self._session.worker.pacing.add(self)
 
     def end(self) -> None:
         """Look no more."""
         self._session.worker.pacing.discard(self)
 
-    def _share_now(self) -> int:
-        session = self._session
-        connections = max(len(session.channels), session.worker.open_connections(session))
-        return max(1, int(self._bytes_per_s / connections))
+    def _connections(self) -> int:
+        return self._session.worker.open_connections(self._session)
 
 
-def _pace(relay: Relay, bytes_per_s: int) -> None:
-    pace(relay.accepted, bytes_per_s)
-    pace(relay.target, bytes_per_s)
+class _Direction:
+    """The flows of one direction, and what each was given and has used."""
+
+    def __init__(self, index: int, flow_of: Callable[[Relay], Flow]) -> None:
+        self.index = index
+        self._flow_of = flow_of
+        self._given: dict[Flow, int] = {}
+        self._moved: dict[Flow, int] = {}
+        self._busy: set[Flow] = set()
+
+    def begin(self, relay: Relay, share: int) -> None:
+        flow = self._flow_of(relay)
+        self._moved[flow] = 0
+        self._pace(flow, share)
+
+    def count_busy(self, relays: Iterable[Relay], elapsed_s: float) -> int:
+        """Find out which flows use their shares; forget those that are over."""
+        flows = [self._flow_of(relay) for relay in relays]
+        before, self._moved = self._moved, {flow: flow.moved for flow in flows}
+        self._given = {flow: self._given[flow] for flow in flows}
+        self._busy = {
+            flow
+            for flow in flows
+            if flow.moved - before[flow] >= BUSY_PART * self._given[flow] * elapsed_s and not flow.done
+        }
+        return len(self._busy)
+
+    def give(self, busy_share: int, idle_share: int) -> None:
+        """Pace all flows anew."""
+        for flow in self._moved:
+            self._pace(flow, busy_share if flow in self._busy else idle_share)
+
+    def _pace(self, flow: Flow, share: int) -> None:
+        if self._given.get(flow) != share:
+            self._given[flow] = share
+            pace(flow.sink, share)
+
+
+def _from_target(relay: Relay) -> Flow:
+    return relay.from_target

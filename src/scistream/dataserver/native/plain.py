@@ -24,7 +24,7 @@ MANY_PARKED = 64
 """With more slow receivers a flow parks no more than its share, which bounds the memory they hold."""
 
 _NOTHING = memoryview(b"")
-_NON_BLOCKING = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+NON_BLOCKING = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class SpliceFlow(Flow):
@@ -51,7 +51,7 @@ class SpliceFlow(Flow):
         """Copy a message that fits the buffer; return whether there may be more."""
         small = self.relay.loop.small
         try:
-            received = self.source.recv_into(small)
+            received = self.receive(small)
         except BlockingIOError:
             return False
         except OSError:
@@ -78,6 +78,22 @@ class SpliceFlow(Flow):
         # a short read emptied the source; only its end may be there already
         return self.ending
 
+    def receive(self, buffer: memoryview) -> int:
+        """Read some bytes of the source; return how many, 0 at its end.
+
+        Raises
+        ------
+        BlockingIOError
+            There is nothing now.
+        OSError
+            The source is broken, and holds nothing more.
+        """
+        return self.source.recv_into(buffer)
+
+    def fill(self, pipe: int, most: int) -> int:
+        """Move some bytes of the source into a pipe; return and raise as `receive` does."""
+        return os.splice(self.source.fileno(), pipe, most, flags=NON_BLOCKING)
+
     def _write_rest(self) -> bool:
         """Write what is left of a copied message; return whether that is done."""
         while self.parked:
@@ -98,7 +114,7 @@ class SpliceFlow(Flow):
         """Move chunks from source to pipe to sink."""
         pipes = self.relay.loop.pipes
         splice = os.splice
-        source, sink = self.source.fileno(), self.sink.fileno()
+        sink = self.sink.fileno()
         pipe = self._pipe
         moved_before = self.moved
         for _ in range(FAIR_SHARE):
@@ -114,7 +130,7 @@ class SpliceFlow(Flow):
             if not parked:
                 try:
                     chunk = PIPE_BYTES if pipes.lent < MANY_PARKED else self.relay.loop.share_bytes
-                    parked = splice(source, pipe[1], chunk, flags=_NON_BLOCKING)
+                    parked = self.fill(pipe[1], chunk)
                 except BlockingIOError:
                     self.release()
                     self._bulk = self.moved - moved_before > COPIED_BYTES
@@ -130,7 +146,7 @@ class SpliceFlow(Flow):
                 self.parked = parked
             while parked:
                 try:
-                    written = splice(pipe[0], sink, parked, flags=_NON_BLOCKING)
+                    written = splice(pipe[0], sink, parked, flags=NON_BLOCKING)
                 except BlockingIOError:
                     return False
                 except OSError:

@@ -93,6 +93,7 @@ class Flow:
         """Move what can be moved now; come back later if there is more than a fair share."""
         if self.done or self.dead or self.waiting:
             return
+        self.relay.loop.pumped += 1
         if self.pump():
             self.waiting = True
             self.relay.loop.run_again(self)

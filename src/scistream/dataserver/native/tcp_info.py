@@ -6,8 +6,13 @@ import socket
 import struct
 from typing import NamedTuple
 
+from scistream.dataserver.native.sockets import unacknowledged_bytes
+
 # state, ca_state, retransmits, probes; from byte 8 on rto; from 56 on last_ack_recv, pmtu, rcv_ssthresh, rtt
 _FIELDS = struct.Struct("=2xBB4xI44xI8xI")
+
+
+_ACKNOWLEDGED = struct.Struct("=120xQ")  # bytes_acked
 
 
 class TcpInfo(NamedTuple):
@@ -53,3 +58,18 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
         retransmission_timeout_s=timeout_us / 1e6,
         silent_s=silent_ms / 1e3,
     )
+
+
+def written_bytes(sock: socket.socket) -> int:
+    """Return how many bytes TCP was given to send on a connection, acknowledged or not; some may be SYN's."""
+    acknowledged = _acknowledged_bytes(sock)
+    while True:
+        written = acknowledged + unacknowledged_bytes(sock)
+        before, acknowledged = acknowledged, _acknowledged_bytes(sock)
+        if acknowledged == before:  # none came between the two questions
+            return written
+
+
+def _acknowledged_bytes(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
+    return int(_ACKNOWLEDGED.unpack(info)[0])

@@ -20,7 +20,7 @@ from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
-from scistream.dataserver.base import TlsCredentials, TlsLeg
+from scistream.dataserver.base import TlsCredentials
 from scistream.dataserver.native.tls import CIPHERSUITES, Scratch, TlsContext, TlsEngine, TlsError
 from scistream.errors import ConfigurationError
 
@@ -63,7 +63,7 @@ class OpensslContext(TlsContext):
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _openssl_is_right)
         self._context = context
-        self._server = credentials.leg is TlsLeg.LISTENER
+        self._server = credentials.is_server
         self._pinned = peer.public_bytes(Encoding.DER)
 
     def engine(self, scratch: Scratch) -> TlsEngine:
@@ -137,12 +137,30 @@ class OpensslEngine(TlsEngine):
         opened = 0
         while (count := _ssl_read(ssl, output + opened, room - opened)) > 0:
             opened += count
-        error = _ssl_get_error(ssl, count)
+        self._note_end(count)
+        return opened
+
+    def preface(self, received: bytes, length: int) -> bytes:
+        """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows."""
+        _clear_errors()
+        if received:
+            _bio_write(self._incoming, received, len(received))
+        opened = b""
+        while len(opened) < length:
+            count = _ssl_read(self._ssl, self._output, length - len(opened))
+            if count <= 0:
+                self._note_end(count)
+                break
+            opened += bytes(_ffi.buffer(self._output, count))
+        return opened
+
+    def _note_end(self, count: int) -> None:
+        """Note why SSL_read has returned `count`, which is not above 0."""
+        error = _ssl_get_error(self._ssl, count)
         if error == _ZERO_RETURN:
             self.peer_has_ended = True
         elif error != _WANT_READ:
             self.failure = f"the peer's records cannot be opened (SSL error {error})"
-        return opened
 
     def pending(self) -> bytes:
         """Return what TLS itself has to say (alerts, key updates); mostly nothing."""
@@ -163,6 +181,10 @@ class OpensslEngine(TlsEngine):
         _lib.BIO_set_mem_eof_return(incoming, -1)
         self._outgoing = _bio_new(_bio_s_mem())
         _ssl_set_bio(self._ssl, incoming, self._outgoing)
+
+    def free(self) -> None:
+        """Free the SSL object, and with it both BIOs; nothing may be called any more."""
+        del self._connection, self._ssl, self._incoming, self._outgoing
 
 
 def _reason(error: SSL.Error) -> str:

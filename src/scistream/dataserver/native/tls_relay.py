@@ -1,7 +1,8 @@
 """One leg TLS, the other plain: both directions through the worker's scratch buffers and the TLS engine.
 
 A connection keeps only what its sink did not take (at most one batch in each direction), and reads nothing
-meanwhile. A TLS stream that ends without close_notify was cut, whatever TCP says.
+meanwhile. A TLS stream that ends without close_notify was cut, whatever TCP says; unless the peer is known to
+end its streams so. Then TCP's end is taken for one, and TCP's reset alone for a cut.
 """
 
 from __future__ import annotations
@@ -151,18 +152,40 @@ class SealFlow(TlsFlow):
 
 
 class OpenFlow(TlsFlow):
-    """From the encrypted leg to the plain one."""
+    """From the encrypted leg to the plain one.
 
-    __slots__ = ()
+    Parameters
+    ----------
+    omitted : bool
+        Whether the peer omits the close_notify at the end of its stream.
+    """
+
+    __slots__ = ("_omitted",)
+
+    def __init__(
+        self,
+        relay: Relay,
+        source: socket.socket,
+        sink: socket.socket,
+        engine: TlsEngine,
+        scratch: Scratch,
+        *,
+        omitted: bool,
+    ) -> None:
+        super().__init__(relay, source, sink, engine, scratch)
+        self._omitted = omitted
 
     def convert(self, received: int) -> None:
         """Open what was received."""
         engine = self._engine
         if not received:
             self._finished = True
-            self._cut_here()
+            if not self._omitted:
+                self._cut_here()
             return
         self.open(received)
+        if self.relay.closed:
+            return
         answer = engine.pending()
         back = self.back
         if answer and isinstance(back, SealFlow) and not (back.dead or back.done):
@@ -216,6 +239,10 @@ class TlsRelay(Relay):
                     pass
         super().close()
 
+    def _leave(self) -> None:
+        super()._leave()
+        self.engine.free()
+
 
 def relay_tls(
     loop: Loop,
@@ -231,7 +258,8 @@ def relay_tls(
     tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
     relay = TlsRelay(loop, channel, accepted, target, engine, tls_socket)
     seal = SealFlow(relay, plain, tls_socket, engine, scratch)
-    opening = OpenFlow(relay, tls_socket, plain, engine, scratch)
+    omitted = channel.session.peer_omits_close_notify
+    opening = OpenFlow(relay, tls_socket, plain, engine, scratch, omitted=omitted)
     if tls_accepted:
         relay.join(opening, seal)
     else:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import ssl
 
-from scistream.dataserver.base import TlsCredentials, TlsLeg
+from scistream.dataserver.base import TlsCredentials
 from scistream.dataserver.native.tls import Scratch, TlsContext, TlsEngine, TlsError
 from scistream.errors import ConfigurationError
 
@@ -19,7 +19,7 @@ class StdlibContext(TlsContext):
     """An ssl.SSLContext for one session."""
 
     def __init__(self, credentials: TlsCredentials) -> None:
-        self._server = credentials.leg is TlsLeg.LISTENER
+        self._server = credentials.is_server
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if self._server else ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # the certificate is pinned, its names do not matter
         context.verify_mode = ssl.CERT_REQUIRED
@@ -95,13 +95,28 @@ class StdlibEngine(TlsEngine):
             while count := self._object.read(room - opened, output[opened:]):
                 opened += int(count)
             self.peer_has_ended = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.peer_has_ended = True
         except ssl.SSLError as error:
-            self.failure = f"the peer's records cannot be opened: {error.reason}"
+            self._note_end(error)
         return opened
+
+    def preface(self, received: bytes, length: int) -> bytes:
+        """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows."""
+        self._incoming.write(received)
+        opened = b""
+        try:
+            while len(opened) < length and (part := self._object.read(length - len(opened))):
+                opened += part
+            self.peer_has_ended = len(opened) < length
+        except ssl.SSLError as error:
+            self._note_end(error)
+        return opened
+
+    def _note_end(self, error: ssl.SSLError) -> None:
+        """Note why nothing more can be read, if that is more than that nothing is there."""
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self.peer_has_ended = True
+        elif not isinstance(error, ssl.SSLWantReadError):
+            self.failure = f"the peer's records cannot be opened: {error.reason}"
 
     def pending(self) -> bytes:
         """Return what TLS itself has to say (alerts, key updates); mostly nothing."""
@@ -113,3 +128,7 @@ class StdlibEngine(TlsEngine):
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
         return self.pending()
+
+    def free(self) -> None:
+        """Free the SSL object and both BIOs; nothing may be called any more."""
+        del self._object, self._incoming, self._outgoing

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scistream.dataserver.native.balance import Balance
-from scistream.dataserver.native.tls import load_engine
+from scistream.dataserver.native.tls import choose_engine
 from scistream.dataserver.native.worker import (
     DESCRIPTORS_PER_CONNECTION,
     WorkerOptions,
@@ -31,9 +31,8 @@ class NativeWork(Work):
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        options = dict(settings)
-        self._workers = int(options.pop("workers"))
-        self._options = WorkerOptions(**options)
+        self._settings = dict(settings)
+        self._workers = int(self._settings.pop("workers"))
         self._balance = Balance(self._workers)
 
     @property
@@ -42,7 +41,7 @@ class NativeWork(Work):
         return self._workers
 
     def prepare(self) -> None:
-        """See what the system permits, and load the TLS engine."""
+        """See what the system permits, and choose the TLS engine."""
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors < least_descriptors(listeners=1):
             raise ResourceExhausted(
@@ -50,9 +49,9 @@ class NativeWork(Work):
                 f"{least_descriptors(listeners=1)} at least (a connection may take "
                 f"{DESCRIPTORS_PER_CONNECTION})"
             )
-        self._options = self._options.permitted()
+        engine = choose_engine(self._settings.pop("tls_engine"))
+        self._options = WorkerOptions(**self._settings, tls_engine=engine).permitted()
         self._long_path = self._options.long_path()
-        load_engine(self._options.tls_engine)
 
     def run(self, index: int, control: socket.socket) -> None:
         """Be worker `index`."""

@@ -14,11 +14,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.multipath import why_no_multipath
-from scistream.dataserver.native.balance import Balance, BalanceOfWorker, sockets_to_close
+from scistream.dataserver.native.balance import (
+    Arrival,
+    Balance,
+    BalanceOfWorker,
+    Handed,
+    sockets_to_close,
+)
 from scistream.dataserver.native.dead_peers import DeadPeers
 from scistream.dataserver.native.long_path import LongPath, permitted_long_path
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.pacing import ADJUST_S, Pacer
+from scistream.dataserver.native.reverse_times import ReverseTimes
 from scistream.dataserver.native.session import Channel, Session
 from scistream.dataserver.native.sockets import reset, why_no_congestion_control
 from scistream.dataserver.tree.logs import MAX_WAITING, log_to
@@ -41,7 +48,10 @@ RESUME_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What all sessions of a tree have in common; `NativeBackend` says what each means."""
+    """What all sessions of a tree have in common; `NativeBackend` says what each means.
+
+    The TLS engine has been chosen.
+    """
 
     congestion_lan: str | None
     congestion_wan: str | None
@@ -49,7 +59,7 @@ class WorkerOptions:
     dscp: int | None
     mptcp: bool
     peer_timeout_s: float
-    tls_engine: str | None
+    tls_engine: str
 
     def permitted(self) -> WorkerOptions:
         """Return what of it this process may use; a warning says what it may not."""
@@ -89,9 +99,11 @@ class Worker:
         self.long_path = long_path
         self.loop = Loop()
         self._control = MessageSocket(control)
-        self._balance = BalanceOfWorker(balance, index)
+        self.balance = BalanceOfWorker(balance, index)
         self._sessions: dict[int, Session] = {}
         self._connections = 0
+        self._spares = 0
+        self.reverse = ReverseTimes(self.loop)
         self._listeners = 0
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._paused = False
@@ -99,7 +111,7 @@ class Worker:
         self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
         self.dead_peers = DeadPeers(self.loop, options.peer_timeout_s, self._open_relays)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
-        self.loop.watch(self._balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
+        self.loop.watch(self.balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
 
     def run(self) -> None:
         """Serve until the control socket ends; then reset what is left."""
@@ -126,7 +138,8 @@ class Worker:
 
     def has_room(self) -> bool:
         """Return whether descriptors for one more connection are certain."""
-        used = self._listeners + self._connections * DESCRIPTORS_PER_CONNECTION + DESCRIPTORS_IN_RESERVE
+        used = self._listeners + self._spares + DESCRIPTORS_IN_RESERVE
+        used += self._connections * DESCRIPTORS_PER_CONNECTION
         return used + DESCRIPTORS_PER_CONNECTION <= self._descriptors
 
     def pause_accepting(self) -> None:
@@ -155,17 +168,25 @@ class Worker:
         """Count it."""
         self._connections += 1
         self.loop.share_among(self._connections)
-        self._balance.count(session.slot, 1)
+        self.balance.count(session.slot, 1)
 
     def connection_ends(self, session: Session) -> None:
         """Count it."""
         self._connections -= 1
         self.loop.share_among(self._connections)
-        self._balance.count(session.slot, -1)
+        self.balance.count(session.slot, -1)
+
+    def spare_begins(self) -> None:
+        """Count a connection between the gateways that carries nothing yet."""
+        self._spares += 1
+
+    def spare_ends(self) -> None:
+        """Count it."""
+        self._spares -= 1
 
     def open_connections(self, session: Session) -> int:
         """Return how many connections it has in all workers."""
-        return self._balance.total(session.slot)
+        return self.balance.total(session.slot)
 
     def _open_relays(self) -> list[Relay]:
         return [
@@ -178,16 +199,49 @@ class Worker:
     def hand_over(self, channel: Channel, accepted: socket.socket) -> bool:
         """Pass a new connection to a worker that has fewer; return False if it stays here."""
         session = channel.session
-        return self._balance.hand_over(session.slot, session.key, channel.index, accepted)
+        return self.balance.hand_over(session.slot, session.key, channel.index, accepted)
+
+    # --- reverse channels ---------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> BalanceOfWorker:
+        """Which of how many workers this one is."""
+        return self.balance
+
+    def publish_ready(self, channel: Channel, ready: int, *, coming: int) -> None:
+        """Let the others know how many connections of the other gateway a channel has, and will have."""
+        self.balance.count_ready(channel.session.slot, channel.index, ready, coming)
+
+    def richest(self, channel: Channel) -> int | None:
+        """Return which other worker has connections of the other gateway ready; None if none has."""
+        return self.balance.richest(channel.session.slot, channel.index)
+
+    def hand_over_spare(self, channel: Channel, accepted: socket.socket) -> bool:
+        """Pass one of the other gateway's to a worker that has fewer; return False if it stays here."""
+        session = channel.session
+        worker = self.balance.neediest(session.slot, channel.index)
+        if worker == self.balance.index:
+            return False
+        if not self.balance.send(worker, Arrival(session.key, channel.index, Handed.SPARE, 0.0, accepted)):
+            return False
+        self.balance.expect(worker, session.slot, channel.index)
+        return True
+
+    def move(self, channel: Channel, accepted: socket.socket, worker: int, due: float) -> bool:
+        """Pass a connection that waits to another worker; return False if it stays here."""
+        handed = Arrival(channel.session.key, channel.index, Handed.WAITING, due, accepted)
+        return self.balance.send(worker, handed)
 
     def _on_inbox(self, _events: int) -> None:
-        while (handed := self._balance.receive()) is not None:
-            key, index, accepted = handed
-            session = self._sessions.get(key)
-            if session is None:
-                reset(accepted)
+        while (handed := self.balance.receive()) is not None:
+            session = self._sessions.get(handed.key)
+            channel = None if session is None else session.channels[handed.channel]
+            if channel is None:
+                reset(handed.sock)
+            elif handed.what is Handed.SPARE and channel.room is not None:
+                channel.room.adopt(handed.sock)
             else:
-                session.channels[index].adopt(accepted)
+                channel.adopt(handed.sock, handed.due if handed.what is Handed.WAITING else None)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -239,8 +293,8 @@ class Worker:
             )
         session = Session(self, body, [socket.socket(fileno=descriptor) for descriptor in descriptors])
         self._sessions[session.key] = session
-        self._listeners += len(session.channels)
-        self._balance.open(session.slot)
+        self._listeners += session.listeners
+        self.balance.open(session.slot)
         if not self._paused:
             session.listen()
         logger.debug("session %s: %d channels", session.uid, len(session.channels))
@@ -248,8 +302,8 @@ class Worker:
     def _stop(self, key: int) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
-            self._balance.close(session.slot)
-            self._listeners -= len(session.channels)
+            self.balance.close(session.slot)
+            self._listeners -= session.listeners
             session.close()
 
 

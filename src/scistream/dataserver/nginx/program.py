@@ -6,8 +6,9 @@ before finish their connections ("Controlling nginx" in its documentation). Conn
 known from its access log, those that are open from the kernel.
 
 It passes on the end of one direction (``proxy_half_close``), on an encrypted leg by TCP's FIN without TLS's
-close_notify (seen with 1.22). A peer that takes that for a cut stream, as the native data server does, resets
-the connection there. Without half-close nginx would drop what still comes from the other direction.
+close_notify (seen with 1.22). To the native data server that is a cut stream, unless it is told that its
+peer is such a one (`DataServerBackend.omits_close_notify`). Without half-close nginx would drop what still
+comes from the other direction.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from pathlib import Path
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver.programs.connections import Ended
 from scistream.dataserver.programs.credentials import OWN, PEER, peer_name
-from scistream.dataserver.programs.find import output_of, version_in
 from scistream.dataserver.programs.logged import LoggedInstance
 from scistream.dataserver.programs.plan import Plan
 from scistream.dataserver.programs.program import (
@@ -85,22 +85,18 @@ class Nginx(Program):
         DataServerError
             It is, or has not.
         """
-        said = output_of([self.binary, "-V"], {})
-        version_in(said, r"nginx version: \S+?/(\d+\.\d+\.\d+)", self.binary, OLDEST)
+        said = self.place.output_of([self.binary, "-V"])
+        self.version_in(said, r"nginx version: \S+?/(\d+\.\d+\.\d+)", OLDEST)
         if "--with-stream_ssl_module" not in said:
-            raise DataServerError(
-                f"{self.binary} was built without --with-stream_ssl_module: apt install nginx"
-            )
+            raise self.lacks("was built without --with-stream_ssl_module")
         if "--with-stream=dynamic" in said:
             folder = re.search(r"--modules-path=(\S+)", said)
             module = Path(folder.group(1) if folder else "/usr/lib/nginx/modules") / _MODULE
-            if not module.is_file():
-                raise DataServerError(
-                    f"nginx's stream module is not installed ({module}); type: apt install {_MODULE_PACKAGE}"
-                )
+            if not self.place.is_file(str(module)):
+                raise self.lacks(f"has no stream module ({module})", _MODULE_PACKAGE)
             self._module = str(module)
         elif "--with-stream" not in said.split():
-            raise DataServerError(f"{self.binary} was built without --with-stream: apt install nginx")
+            raise self.lacks("was built without --with-stream")
 
     def configuration(self, plan: Plan, folder: str) -> bytes:
         """Return the configuration."""
@@ -108,6 +104,7 @@ class Nginx(Program):
         return self._template.render(
             plan=plan,
             module=self._module,
+            pid_file=f"{self.place.scratch}nginx.pid",
             user="root" if os.geteuid() == 0 else "",
             workers=self.workers,
             connections=connection_limit(len(plan.channels)) * 2,
@@ -125,11 +122,11 @@ class Nginx(Program):
     def check_command(self, path: Path, file: str) -> list[str]:
         """Return nginx's own check."""
         # a relative path would be put before a file's name once per server
-        return [self.binary, "-t", "-p", f"{path}", "-c", file]
+        return [self.binary, "-t", "-e", "stderr", "-p", f"{path}", "-c", file]
 
     def command(self, path: Path, file: str) -> list[str]:
         """Return the command that runs it in the foreground."""
-        return [self.binary, "-p", f"{path}", "-c", file]
+        return [self.binary, "-e", "stderr", "-p", f"{path}", "-c", file]
 
     def environment(self, pid: int, plan: Plan) -> dict[str, str]:
         """Return the environment, with the listening sockets' descriptors."""
@@ -213,4 +210,4 @@ class NginxInstance(LoggedInstance):
     @property
     def pids(self) -> Collection[int]:
         """Its workers."""
-        return self._workers
+        return self.running.pids_of(self._workers)

@@ -58,21 +58,7 @@ def output_of(arguments: Sequence[str], environment: dict[str, str]) -> str:
     return finished.stdout.decode("utf-8", "replace")
 
 
-def version_in(text: str, pattern: str, binary: str, oldest: Version) -> Version:
-    """Return the version that `pattern` finds in what a program says of itself.
-
-    Raises
-    ------
-    DataServerError
-        There is none, or it is too old.
-    """
+def version_in(text: str, pattern: str) -> Version | None:
+    """Return the version that `pattern` finds in what a program says of itself; None if it finds none."""
     found = re.search(pattern, text)
-    if found is None:
-        raise DataServerError(f"{binary} does not say its version, but: {text[:200]!r}")
-    version = tuple(int(number) for number in found.group(1).split("."))
-    if version < oldest:
-        raise DataServerError(
-            f"{binary} is version {found.group(1)}; at least {'.'.join(map(str, oldest))} is needed: install "
-            "a newer one, give its path by the setting 'binary', or use the native data server"
-        )
-    return version
+    return tuple(int(number) for number in found.group(1).split(".")) if found else None

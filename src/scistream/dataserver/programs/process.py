@@ -13,26 +13,22 @@ import ctypes
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scistream.dataserver.programs.output import Output
 from scistream.dataserver.programs.plan import FIRST_DESCRIPTOR
+from scistream.dataserver.programs.running import Environment, RunningProgram
 from scistream.dataserver.tree.exits import describe_exit
 from scistream.errors import DataServerError
 
-MAX_LINE_BYTES = 4096
-"""What is longer is more than one line."""
 END_LIMIT_S = 3.0
 """How long the kernel may take to end a group that was killed."""
-KEPT_LINES = 20
 
 _POLL_S = 0.002
-_READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
-
-Environment = Callable[[int], Mapping[str, str]]
 
 
 def become_subreaper() -> None:
@@ -40,8 +36,8 @@ def become_subreaper() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-class ProgramProcess:
-    """A running program.
+class ProgramProcess(RunningProgram):
+    """A program as a child of this process.
 
     Parameters
     ----------
@@ -55,11 +51,6 @@ class ProgramProcess:
         What it has open besides, from `FIRST_DESCRIPTOR` on.
     on_line : callable
         Called with each line that it writes, on either output.
-
-    Attributes
-    ----------
-    ended : asyncio.Future of str
-        How it has ended; nothing of it is left then.
 
     Raises
     ------
@@ -76,23 +67,18 @@ class ProgramProcess:
         on_line: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_line = on_line
-        self._unfinished = b""
-        self.ended: asyncio.Future[str] = self._loop.create_future()
-        self._output, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(output, True)
+        self.ended = self._loop.create_future()
+        self._output = Output(on_line)
         parent = os.getpid()
         try:
             self.pid = os.fork()
         except OSError as error:
-            os.close(self._output)
-            os.close(output)
+            self._output.close()
             raise DataServerError(f"{arguments[0]} does not start: {error.strerror}") from error
         if self.pid == 0:
-            _become(arguments, environment, folder, descriptors, output, parent)
-        os.close(output)
+            _become(arguments, environment, folder, descriptors, self._output.writing_end, parent)
+        self._output.started()
         self._descriptor = os.pidfd_open(self.pid)
-        self._loop.add_reader(self._output, self._on_readable)
         self._loop.add_reader(self._descriptor, self._on_end)
         self._clearing: asyncio.Task[None] | None = None
 
@@ -107,24 +93,6 @@ class ProgramProcess:
         self.signal(signal.SIGKILL)
         await asyncio.shield(self.ended)
 
-    def _on_readable(self) -> bool:
-        """Read once; return whether there may be more."""
-        try:
-            data = os.read(self._output, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(self._output)
-            return False
-        *lines, rest = (self._unfinished + data).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            lines.append(rest)
-            rest = b""
-        self._unfinished = rest
-        for line in lines:
-            self._on_line(line.decode("utf-8", "replace").rstrip())
-        return True
-
     def _on_end(self) -> None:
         self._loop.remove_reader(self._descriptor)
         # before it is waited for: until then its number is nobody else's
@@ -138,13 +106,8 @@ class ProgramProcess:
         deadline = self._loop.time() + END_LIMIT_S
         while self._has_orphans() and self._loop.time() < deadline:  # noqa: ASYNC110 - other processes decide
             await asyncio.sleep(_POLL_S)
-        while self._on_readable():
-            pass
-        self._loop.remove_reader(self._output)
-        os.close(self._output)
+        self._output.close()
         os.close(self._descriptor)
-        if self._unfinished:
-            self._on_line(self._unfinished.decode("utf-8", "replace"))
         self.ended.set_result(how)
 
     def _has_orphans(self) -> bool:
@@ -154,37 +117,6 @@ class ProgramProcess:
         except ChildProcessError:
             return False
         return True
-
-
-async def run_to_end(
-    arguments: Sequence[str],
-    environment: Environment,
-    folder: Path,
-    descriptors: Sequence[int],
-    limit_s: float,
-) -> tuple[str, list[str]]:
-    """Run a program that ends by itself; return how it has ended and the last lines that it has written.
-
-    Raises
-    ------
-    DataServerError
-        It does not end in time.
-    """
-    lines: list[str] = []
-
-    def keep(line: str) -> None:
-        lines.append(line)
-        del lines[:-KEPT_LINES]
-
-    process = ProgramProcess(arguments, environment, folder, descriptors, keep)
-    try:
-        async with asyncio.timeout(limit_s):
-            how = await asyncio.shield(process.ended)
-    except TimeoutError as error:
-        raise DataServerError(f"{' '.join(arguments)} does not end within {limit_s:g} s") from error
-    finally:
-        await process.kill()
-    return how, lines
 
 
 def _become(

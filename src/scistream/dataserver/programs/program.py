@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from scistream.dataserver.programs.credentials import check_credentials
-from scistream.dataserver.programs.find import find_binary
+from scistream.dataserver.programs.find import Version, version_in
+from scistream.dataserver.programs.place import ENVIRONMENT, Place
 from scistream.dataserver.programs.plan import Plan
-from scistream.dataserver.programs.process import ProgramProcess
+from scistream.dataserver.programs.running import RunningProgram
 from scistream.errors import DataServerError
 
 CIPHERSUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
@@ -46,7 +47,9 @@ class Program(ABC):
     Parameters
     ----------
     settings : mapping
-        Those of `ProgramBackend`.
+        Those of its backend.
+    place : Place
+        Where it runs.
     """
 
     name: ClassVar[str]
@@ -54,9 +57,9 @@ class Program(ABC):
     package: ClassVar[str]
     """By which systems with apt install it."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: Place) -> None:
         self.workers = int(settings["workers"])
-        self._given = settings["binary"]
+        self.place = place
         self.binary = ""
 
     def find(self) -> None:
@@ -67,7 +70,7 @@ class Program(ABC):
         DataServerError
             It is missing or too old; the message says what to install.
         """
-        self.binary = find_binary(self.name, self.package, self._given)
+        self.binary = self.place.find(self.name, self.package)
         self.check_version()
 
     @abstractmethod
@@ -79,6 +82,32 @@ class Program(ABC):
         DataServerError
             It cannot.
         """
+
+    def lacks(self, what: str, package: str = "") -> DataServerError:
+        """Return the error that this program is no use, as it is `what`."""
+        return DataServerError(
+            f"{self.place.called(self.binary)} {what}: {self.place.remedy(package or self.package)}, or use "
+            "the native data server"
+        )
+
+    def version_in(self, said: str, pattern: str, oldest: Version) -> Version:
+        """Return the version that `pattern` finds in what the program says of itself.
+
+        Raises
+        ------
+        DataServerError
+            There is none, or it is too old.
+        """
+        version = version_in(said, pattern)
+        if version is None:
+            raise DataServerError(
+                f"{self.place.called(self.binary)} does not say its version, but: {said[:200]!r}"
+            )
+        if version < oldest:
+            raise self.lacks(
+                f"is version {'.'.join(map(str, version))}; at least {'.'.join(map(str, oldest))} is needed"
+            )
+        return version
 
     def check_plan(self, plan: Plan) -> None:
         """Check that this program can forward the session.
@@ -117,7 +146,7 @@ class Program(ABC):
     def environment(self, pid: int, plan: Plan) -> dict[str, str]:
         """Return the environment of process `pid`, from which no program needs anything of ours."""
         del pid, plan
-        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+        return dict(ENVIRONMENT)
 
     @staticmethod
     def worth_saying(line: str) -> str:
@@ -138,7 +167,7 @@ class Instance(ABC):
         What it forwards now.
     addresses : list of set of Endpoint
         Per channel, what it has dialled ever.
-    process : ProgramProcess
+    process : RunningProgram
         Once it has been started.
     descriptors : list of int
         What the process gets besides the listening sockets; closed here once it has them.
@@ -152,12 +181,12 @@ class Instance(ABC):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.addresses = [set(channel.addresses) for channel in plan.channels]
-        self.process: ProgramProcess | None = None
+        self.process: RunningProgram | None = None
         self.descriptors: list[int] = []
         self.last: Figures = [[0] * 5 for _ in plan.channels]
 
     @property
-    def running(self) -> ProgramProcess:
+    def running(self) -> RunningProgram:
         """The process.
 
         Raises

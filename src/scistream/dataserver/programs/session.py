@@ -18,7 +18,7 @@ from typing import Any
 
 from scistream.dataserver.programs.credentials import credential_files
 from scistream.dataserver.programs.plan import Plan, plan_of
-from scistream.dataserver.programs.process import END_LIMIT_S, ProgramProcess, run_to_end
+from scistream.dataserver.programs.process import END_LIMIT_S
 from scistream.dataserver.programs.program import KEEPALIVE_IDLE_S, Figures, Instance, Program, add
 from scistream.dataserver.programs.render import SessionFolder
 from scistream.dataserver.tree.children import DEATHS_WITHIN_S, MAX_DEATHS
@@ -89,6 +89,10 @@ class Session:
         DataServerError
             It cannot be forwarded.
         """
+        if self._body["waits"] or self._body["dials"]:
+            raise DataServerError(
+                f"{self._program.name} cannot have reverse channels; use the native data server"
+            )
         async with self._changing:
             plan = plan_of(self._body, self._listeners)
             self._program.check_plan(plan)
@@ -195,12 +199,13 @@ class Session:
         command = self._program.check_command(folder.path, folder.file_of(name))
         if not command:
             return
-        how, said = await run_to_end(
+        how, said = await self._program.place.run_to_end(
             command,
             lambda pid: self._program.environment(pid, plan),
             folder.path,
             [*(listener.fileno() for listener in self._listeners), *instance.descriptors],
             READY_LIMIT_S,
+            self.uid,
         )
         if how != "ended with code 0":
             words = " / ".join(filter(None, map(self._program.worth_saying, said)))
@@ -214,12 +219,13 @@ class Session:
                 logger.info("session %s: %s", self.uid, words)
 
         self._words.clear()
-        instance.process = ProgramProcess(
+        instance.process = self._program.place.start(
             command,
             lambda pid: self._program.environment(pid, instance.plan),
             self._path,
             [*(listener.fileno() for listener in self._listeners), *instance.descriptors],
             on_line,
+            self.uid,
         )
         instance.started()
         self._instances.append(instance)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scistream.dataserver.programs.process import become_subreaper
 from scistream.dataserver.programs.program import Program
 from scistream.dataserver.programs.session import Session
 from scistream.dataserver.tree.logs import MAX_WAITING, log_to
@@ -52,7 +51,7 @@ class Worker:
 
     async def run(self) -> bool:
         """Serve until the control socket ends, then end every session; return False after a bug."""
-        become_subreaper()
+        self._program.place.enter()
         log_to(self.tell)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._control.fileno(), self._on_control)

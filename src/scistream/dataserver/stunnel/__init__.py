@@ -1,8 +1,10 @@
 """stunnel as data server: one process per session, encrypted sessions only (`scistream.dataserver.programs`).
 
-`StunnelBackend` is the entry points ``stunnel`` and ``stunnelsubprocess`` of ``scistream.dataservers``.
+`StunnelBackend` is the entry points ``stunnel`` and ``stunnelsubprocess`` of ``scistream.dataservers``,
+`StunnelContainerBackend` is ``stunnelcontainer``.
 """
 
+from scistream.dataserver.containers import ContainerBackend
 from scistream.dataserver.programs.backend import ProgramBackend
 
 
@@ -21,4 +23,19 @@ class StunnelBackend(ProgramBackend):
         super().__init__("stunnel", workers=workers, binary=binary)
 
 
-__all__ = ["StunnelBackend"]
+class StunnelContainerBackend(ContainerBackend):
+    """The same in containers.
+
+    Parameters
+    ----------
+    workers : int
+        As above.
+    image, engine : str or None
+        As of `ContainerBackend`.
+    """
+
+    def __init__(self, *, workers: int = 1, image: str | None = None, engine: str | None = None) -> None:
+        super().__init__("stunnel", workers=workers, image=image, engine=engine)
+
+
+__all__ = ["StunnelBackend", "StunnelContainerBackend"]

@@ -2,9 +2,12 @@
 
 import sys
 
+from scistream.dataserver.programs.place import ThisMachine
 from scistream.dataserver.programs.work import ProgramWork
 from scistream.dataserver.stunnel.program import Stunnel
 from scistream.dataserver.tree.main import main
 
 if __name__ == "__main__":
-    sys.exit(main("stunnel", lambda settings: ProgramWork(Stunnel(settings))))
+    sys.exit(
+        main("stunnel", lambda settings: ProgramWork(Stunnel(settings, ThisMachine(settings["binary"]))))
+    )

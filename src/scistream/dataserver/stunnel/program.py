@@ -17,7 +17,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from scistream.dataserver.programs.credentials import OWN, PEER
-from scistream.dataserver.programs.find import output_of, version_in
 from scistream.dataserver.programs.logged import LoggedInstance
 from scistream.dataserver.programs.plan import Plan
 from scistream.dataserver.programs.program import (
@@ -65,10 +64,10 @@ class Stunnel(Program):
         DataServerError
             It is, or does not.
         """
-        said = output_of([self.binary, "-version"], {})
-        version_in(said, r"stunnel (\d+\.\d+)", self.binary, OLDEST)
+        said = self.place.output_of([self.binary, "-version"])
+        self.version_in(said, r"stunnel (\d+\.\d+)", OLDEST)
         if "SYSTEMD" not in said:
-            raise DataServerError(f"{self.binary} was built without systemd: apt install {self.package}")
+            raise self.lacks("was built without systemd")
 
     def check_plan(self, plan: Plan) -> None:
         """Check that the session is encrypted.

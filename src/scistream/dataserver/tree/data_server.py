@@ -74,11 +74,15 @@ class TreeDataServer(DataServer):
         """
         if self._session is not None or self._stopped.is_set():
             raise DataServerError(f"session {spec.uid}: this data server was started before")
-        targets = await _resolve(spec.targets, spec.uid)
+        reverse = spec.reverse
+        waits = reverse is not None and not reverse.dials
+        targets = [] if waits else await _resolve(spec.targets, spec.uid)
+        dials = await _resolve(reverse.dials, spec.uid) if reverse and reverse.dials else []
         tree = await self._running_tree()
         if self._stopped.is_set():
             raise DataServerError(f"session {spec.uid}: stopped before it was started")
-        session = tree.new_session(spec.uid, len(spec.listeners))
+        session = tree.new_session(spec.uid, spec.channels)
+        session.waits = waits
         self.take(tree, session)
         try:
             await tree.request(
@@ -91,8 +95,11 @@ class TreeDataServer(DataServer):
                     "tls": _tls_body(spec.tls),
                     "wan_leg": None if spec.wan_leg is None else spec.wan_leg.value,
                     "rate_mbps": spec.rate_mbps,
+                    "channels": spec.channels,
+                    "waits": waits,
+                    "dials": dials,
                 },
-                [listener.fileno() for listener in spec.listeners],
+                [sock.fileno() for sock in (*spec.listeners, *(reverse.waits_at if reverse else ()))],
             )
         except BaseException as error:
             await self.stop()
@@ -101,7 +108,9 @@ class TreeDataServer(DataServer):
             raise
         logger.debug("session %s: %d channels forwarded", spec.uid, session.channels)
 
-    async def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
+    async def retarget(
+        self, targets: Sequence[Endpoint], tls: TlsCredentials | None, *, dials: Sequence[Endpoint] = ()
+    ) -> None:
         """Connect new connections to `targets`; connections that are open finish where they are.
 
         Raises
@@ -110,9 +119,14 @@ class TreeDataServer(DataServer):
             It is not running, or a target has no address.
         """
         tree, session = self._running()
-        resolved = await _resolve(tuple(targets), self._uid)
         await tree.request(
-            {"operation": "retarget", "key": session.key, "targets": resolved, "tls": _tls_body(tls)}
+            {
+                "operation": "retarget",
+                "key": session.key,
+                "targets": [] if session.waits else await _resolve(targets, self._uid),
+                "dials": await _resolve(dials, self._uid) if dials else [],
+                "tls": _tls_body(tls),
+            }
         )
 
     async def stop(self) -> None:
@@ -178,7 +192,7 @@ class TreeDataServer(DataServer):
         return self._tree, self._session
 
 
-def _tls_body(tls: TlsCredentials | None) -> dict[str, str] | None:
+def _tls_body(tls: TlsCredentials | None) -> dict[str, Any] | None:
     if tls is None:
         return None
     return {
@@ -186,6 +200,8 @@ def _tls_body(tls: TlsCredentials | None) -> dict[str, str] | None:
         "certificate": tls.certificate_pem.decode("ascii"),
         "private_key": tls.private_key_pem.decode("ascii"),
         "peer_certificate": tls.peer_certificate_pem.decode("ascii"),
+        "reverse": tls.reverse,
+        "peer_omits_close_notify": tls.peer_omits_close_notify,
     }
 
 

@@ -56,7 +56,8 @@ class KeptSession:
 
     def retarget(self, body: dict[str, Any]) -> None:
         """Remember the targets and credentials that the workers use now."""
-        self.start = {**self.start, "targets": body["targets"], "tls": body["tls"]}
+        changed = ("targets", "dials", "tls")
+        self.start = {**self.start, **{name: body[name] for name in changed}}
 
     def figures(self) -> list[Figures]:
         """Return what all workers have carried, those that are dead included."""
@@ -81,7 +82,8 @@ class KeptSession:
             "key": self.key,
             "slot": self.slot,
             "uid": self.start["uid"],
-            "channels": len(self.descriptors),
+            "channels": self.start["channels"],
+            "waits": self.start["waits"],
             "notices": notices,
             "ended": self.ended,
         }

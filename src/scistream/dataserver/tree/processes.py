@@ -127,6 +127,7 @@ class Tree:
             session = TreeSession(
                 told["key"], told["slot"], told["uid"], told["channels"], self._loop.create_future()
             )
+            session.waits = told["waits"]
             session.notices.extend(told["notices"])
             if told["ended"]:
                 session.ended.set_result(told["ended"])

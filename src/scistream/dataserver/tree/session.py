@@ -17,6 +17,8 @@ class TreeSession:
         Who is told when a worker of it was replaced; the reasons wait in `notices` while that is nobody.
     ended : asyncio.Future of str
         Why the tree has given up this session.
+    waits : bool
+        Whether it dials no target, as the other side dials it.
     """
 
     key: int
@@ -24,6 +26,7 @@ class TreeSession:
     uid: str
     channels: int
     ended: asyncio.Future[str]
+    waits: bool = False
     restarted: Callable[[str], None] | None = None
     notices: list[str] = field(default_factory=list)
 

@@ -21,7 +21,7 @@ def shown(*arguments: str) -> str:
 def test_help_lists_every_command_with_an_example() -> None:
     text = shown("--help")
     assert "Example" in text
-    for name in ("run", "daq", "distribute", "reconstruct", "quality"):
+    for name in ("run", "daq", "distribute", "reconstruct", "quality", "bench"):
         assert f"\n  {name} " in text
     assert text == shown("-h")
 

@@ -66,3 +66,29 @@ def test_a_frame_is_the_same_whenever_it_is_asked_for() -> None:
     np.testing.assert_array_equal(one.flat_field(3), other.flat_field(3))
     assert (one.flat_field(3) != one.flat_field(4)).any()
     assert (one.flat_field(3) != detector(seed=2).flat_field(3)).any()
+
+
+def test_dead_pixels_count_nothing_in_any_frame() -> None:
+    made = detector(dead_pixels=25)
+    frames = [made.dark_field(0), made.flat_field(1), made.projection(2, np.full((20, 200), 0.5))]
+    dead = made.flat_field(0) == 0
+    assert dead.sum() == 25
+    for frame in frames:
+        assert (frame[dead] == 0).all()
+    alive = detector().flat_field(1)
+    np.testing.assert_array_equal(frames[1][~dead], alive[~dead])
+
+
+def test_zingers_are_few_bright_and_elsewhere_in_each_frame() -> None:
+    made, clean = detector(zingers=7.0), detector()
+    counts, places = [], []
+    for index in range(100):
+        changed = made.projection(index, np.full((20, 200), 0.5)) != clean.projection(
+            index, np.full((20, 200), 0.5)
+        )
+        counts.append(changed.sum())
+        places.append(changed)
+        assert (made.projection(index, np.full((20, 200), 0.5))[changed] >= 0.79 * 65535).all()
+    # Poisson: the mean of 100 is within 5 of its standard deviations
+    assert np.mean(counts) == pytest.approx(7, abs=5 * np.sqrt(7 / 100))
+    assert np.sum(places, axis=0).max() < 5

@@ -14,6 +14,7 @@ from ministream.errors import InputError
 from ministream.frames import FrameKind
 from ministream.sources import ViewOrder, open_source
 from ministream.sources.hdf5 import DataExchangeFile
+from ministream.sources.options import SourceOptions
 
 DEGREES = np.linspace(0, 165, 12)
 
@@ -112,7 +113,7 @@ def test_fields_may_be_one_value_of_the_file_or_of_the_user(path: Path) -> None:
     write_scan(path, exchange__data_dark=None)
     with pytest.raises(InputError, match=r"no /exchange/data_dark: .*--dark-value"):
         DataExchangeFile(path)
-    with DataExchangeFile(path, dark_value=2.5) as source:
+    with DataExchangeFile(path, SourceOptions(dark_value=2.5)) as source:
         assert source.describe().pixel_type == "float32"
         assert (next(iter(source.frames())).pixels == 2.5).all()
 

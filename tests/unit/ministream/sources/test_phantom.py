@@ -106,3 +106,104 @@ def test_options_that_cannot_be_are_named(text: str, words: str) -> None:
     with pytest.raises(InputError, match="phantom: ") as caught:
         PhantomOptions.parse(text)
     assert words in str(caught.value)
+
+
+def test_fields_come_again_as_often_as_asked() -> None:
+    phantom = Phantom(PhantomOptions(columns=64, rows=2, projections=12, flats=3, darks=2, fields_every=5))
+    description, frames = phantom.describe(), list(phantom.frames())
+    assert (description.flat_fields, description.dark_fields) == (9, 6)
+    assert [frame.sequence for frame in frames if frame.resets] == [0, 2, 10, 12, 20, 22]
+    # of other noise, because they are other frames
+    assert (frames[2].pixels != frames[12].pixels).any()
+
+
+def test_a_view_is_the_same_in_every_order_whatever_happens_in_time() -> None:
+    options = PhantomOptions(
+        columns=64,
+        rows=2,
+        projections=12,
+        fields_every=6,
+        move_x=4,
+        move_y=-3,
+        move_rows=1,
+        drift=-0.3,
+        zingers=3,
+    )
+    played = [
+        {
+            frame.angle_rad: frame.pixels
+            for frame in Phantom(options).frames(order)
+            if frame.kind is FrameKind.PROJECTION
+        }
+        for order in ViewOrder
+    ]
+    for views in played[1:]:
+        for angle_rad, pixels in views.items():
+            np.testing.assert_array_equal(pixels, played[0][angle_rad])
+
+
+def test_the_object_moves_as_far_as_asked() -> None:
+    phantom = Phantom(PhantomOptions(columns=128, rows=4, move_x=6.0, move_y=-4.0, object="cylinder"))
+    columns = np.arange(128)
+
+    def middle(angle_rad: float, progress: float) -> float:
+        absorbed = -np.log(phantom.transmission(angle_rad, progress)).sum(axis=0)
+        return float((absorbed * columns).sum() / absorbed.sum())
+
+    for progress in (0.5, 1.0):
+        # a view along y shows x, one along x shows y
+        assert middle(0.0, progress) - middle(0.0, 0.0) == pytest.approx(6 * progress, abs=0.1)
+        assert middle(np.pi / 2, progress) - middle(np.pi / 2, 0.0) == pytest.approx(-4 * progress, abs=0.1)
+
+
+def test_the_object_moves_through_the_rows() -> None:
+    phantom = Phantom(PhantomOptions(columns=64, rows=8, move_rows=3))
+    np.testing.assert_allclose(
+        phantom.transmission(0.3, 1.0)[3:], phantom.transmission(0.3, 0.0)[:-3], atol=1e-9
+    )
+
+
+def test_the_beam_drifts_and_new_flat_fields_see_it() -> None:
+    options = PhantomOptions(
+        columns=64, rows=2, projections=20, fields_every=10, drift=-0.4, rings=0, photons=1e7
+    )
+    frames = list(Phantom(options).frames())
+    flats = [frame.pixels.mean() for frame in frames if frame.kind is FrameKind.FLAT_FIELD]
+    assert flats[-1] / flats[0] == pytest.approx(1 - 0.4 * 10 / 19, abs=0.01)
+    # the outermost columns see nothing of the object
+    views = [frame.pixels[:, 0].mean() for frame in frames if frame.kind is FrameKind.PROJECTION]
+    assert views[-1] / views[0] == pytest.approx(0.6, abs=0.01)
+
+
+@pytest.mark.parametrize("object_", ["shepp-logan", "cylinder"])
+def test_other_objects_are_known_too(object_: str) -> None:
+    phantom = Phantom(PhantomOptions(columns=128, rows=1, object=object_, absorption=1.0))
+    truth = phantom.truth()[0]
+    assert truth.min() >= 0
+    # mass is conserved: every view adds up to what the object holds
+    for angle_rad in (0.0, 0.7, 2.0):
+        mass = -np.log(phantom.transmission(angle_rad)).sum()
+        assert mass == pytest.approx(truth.sum(), rel=0.01)
+
+
+def test_views_are_spread_over_the_range() -> None:
+    phantom = Phantom(PhantomOptions(projections=36, range=360))
+    np.testing.assert_allclose(np.degrees(phantom.angles_rad), np.arange(36) * 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("object=teapot", "rock, shepp-logan, cylinder"),
+        ("range=0", "range is 0"),
+        ("drift=-1", "drift is -1.0; it lies between -0.99"),
+        ("zingers=-1", "zingers"),
+        ("dead_pixels=1.5", "a whole number"),
+        ("move_x=inf", "move_x"),
+        ("fields_every=-2", "fields_every"),
+    ],
+)
+def test_options_of_what_happens_are_named(text: str, words: str) -> None:
+    with pytest.raises(InputError, match="phantom: ") as caught:
+        PhantomOptions.parse(text)
+    assert words in str(caught.value)

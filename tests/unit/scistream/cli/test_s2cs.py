@@ -60,6 +60,12 @@ def test_settings_of_the_native_data_server_are_refused_for_others(run: Run) -> 
     assert "--dscp, --mptcp: only the native data server can do that, not haproxy" in err
 
 
+def test_settings_of_containers_are_refused_for_others(run: Run) -> None:
+    _, _, err = run(s2cs, "start", "--auth=none", "--type=Haproxy", "--container-image=haproxy:3")
+    assert "--container-image: that is for data servers in containers (--type HaproxyContainer" in err
+    assert "not for haproxy" in err
+
+
 def test_help_and_reference_name_what_is_installed(run: Run) -> None:
     shown = " ".join(run(s2cs, "start", "--help")[1].split())
     assert "[installed: none, shared-key]" in shown

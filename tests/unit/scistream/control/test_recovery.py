@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scistream.auth.certificates import make_session_certificate
 from scistream.client.aio import ControlClient, reserve_side
 from scistream.config import PortRange, StopMode
 from scistream.core.endpoint import Endpoint
@@ -62,6 +63,27 @@ async def test_a_data_server_that_outlives_its_control_server_is_found_again(
         assert (status.state, status.bytes_forwarded) == (State.CONNECTED, 10)
         await client.release("uid")
         assert can_be_bound(listener)
+
+
+async def test_how_the_peers_streams_end_is_known_to_the_data_server_and_to_the_next_control_server(
+    start: Start, values: dict[str, Any], echo: Endpoint
+) -> None:
+    peer, _ = make_session_certificate("uid")
+    first = await start(**values)
+    async with first.facility().connect() as client:
+        grant = await reserve_side(client, "uid", Role.PRODUCER, addresses=[echo])
+        assert grant.data_server == "relay"
+        tls = {"peer_certificate_pem": peer, "peer_data_server": "Nginx"}
+        await client.update("uid", Role.PRODUCER, [echo], **tls)
+    (server,) = values["backend"].servers
+    assert server.tls.peer_omits_close_notify
+    server.tls = None
+    await first.server.stop(StopMode.KEEP)
+    second = await start(**values)
+    assert server.tls.peer_omits_close_notify  # it has been retargeted
+    async with second.facility().connect() as client:
+        await client.update("uid", Role.PRODUCER, [APP], peer_certificate_pem=peer, peer_data_server="native")
+        assert not server.tls.peer_omits_close_notify
 
 
 # --- a machine that was started anew ---------------------------------------------------------------------

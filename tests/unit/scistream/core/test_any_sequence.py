@@ -39,6 +39,7 @@ LIMIT_MBPS = 100
 LIMITS = Limits(early_hellos=3, ended_sessions=2, queue_length=2, restarts_in_a_row=1, lifetime_s=600)
 RATES = st.sampled_from([0, 40, 70])
 LEASES = st.sampled_from([None, 0, 60])
+MEETING = Endpoint("far", 6000)
 LATE = st.sampled_from([False, False, True])
 HOLDING = {State.REQUESTED, State.RESERVED, State.ANNOUNCED, State.CONNECTING, State.CONNECTED}
 
@@ -68,7 +69,7 @@ class AnySequence(RuleBasedStateMachine):
     def start_control_server(self) -> None:
         self.pool = PortPool(PORTS)
         self.capacity = Capacity(LIMIT_MBPS)
-        self.table = SessionTable(self.pool, limits=LIMITS, capacity=self.capacity)
+        self.table = SessionTable(self.pool, limits=LIMITS, capacity=self.capacity, reverses=True)
 
     # --- the world -------------------------------------------------------------------------------------
 
@@ -148,15 +149,16 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(
         key=KEYS, role=st.sampled_from(Role), num_conn=st.integers(1, 4), rate=RATES, queue=st.booleans(),
-        lease_s=LEASES, late=LATE,
+        lease_s=LEASES, late=LATE, reverse=st.sampled_from([False, False, True]),
     )  # fmt: skip
     def request(
-        self, key: SessionKey, role: Role, num_conn: int, rate: float, queue: bool, lease_s: Any, late: bool
-    ) -> None:
+        self, key: SessionKey, role: Role, num_conn: int, rate: float, queue: bool, lease_s: Any, late: bool,
+        reverse: bool = False,
+    ) -> None:  # fmt: skip
         self.send(
             lambda call: e.Request(
                 key=key, call=call, role=role, num_conn=num_conn, rate_mbps=rate, queue=queue,
-                idle_timeout_s=lease_s, lifetime_s=lease_s,
+                reverse=reverse, idle_timeout_s=lease_s, lifetime_s=lease_s,
             ),
             late,
         )  # fmt: skip
@@ -165,7 +167,7 @@ class AnySequence(RuleBasedStateMachine):
     def request_again(self, key: SessionKey, late: bool) -> None:
         if (session := self.table.find(key)) is not None:
             asked = (session.role, session.num_conn, session.rate_mbps, session.queue)
-            self.request(key, *asked, lease_s=None, late=late)
+            self.request(key, *asked, lease_s=None, late=late, reverse=session.reverse)
 
     @rule(
         key=KEYS, role=st.sampled_from(Role), addresses=st.sampled_from([(), (APP,), (APP, OTHER)]), late=LATE
@@ -178,10 +180,28 @@ class AnySequence(RuleBasedStateMachine):
         remote=st.sampled_from([(), (APP,), (OTHER,)]),
         peer=st.sampled_from([b"", PEER]),
         late=LATE,
+        kind=st.sampled_from(["", "nginx"]),
+        meeting=st.integers(0, 4),
     )
-    def update(self, key: SessionKey, remote: tuple[Endpoint, ...], peer: bytes, late: bool) -> None:
+    def update(
+        self,
+        key: SessionKey,
+        remote: tuple[Endpoint, ...],
+        peer: bytes,
+        late: bool,
+        kind: str = "",
+        meeting: int = 0,
+    ) -> None:
         self.send(
-            lambda call: e.Update(key=key, call=call, role=None, targets=remote, peer_certificate_pem=peer),
+            lambda call: e.Update(
+                key=key,
+                call=call,
+                role=None,
+                targets=remote,
+                peer_certificate_pem=peer,
+                peer_data_server=kind,
+                reverse_listeners=(MEETING,) * meeting,
+            ),
             late,
         )
 
@@ -241,7 +261,9 @@ class AnySequence(RuleBasedStateMachine):
             case c.BindListeners():
                 ports = self.table.get(key).ports
                 assert len(ports) == command.wanted
-                self.handle(bound(key, ports))
+                session = self.table.get(key)
+                own = session.num_conn if session.reverse and session.role is Role.CONSUMER else len(ports)
+                self.handle(bound(key, ports, own))
             case c.RecoverListeners():
                 assert command.ports == self.table.get(key).ports
                 if fails:
@@ -259,8 +281,18 @@ class AnySequence(RuleBasedStateMachine):
             case c.FreeSession():
                 self.handle(e.SessionFreed(key=key))
 
-    @rule(key=KEYS, steps=st.integers(1, 8), num_conn=st.integers(1, 3), rate=RATES, lease_s=LEASES)
-    def all_goes_well(self, key: SessionKey, steps: int, num_conn: int, rate: float, lease_s: Any) -> None:
+    @rule(
+        key=KEYS,
+        steps=st.integers(1, 8),
+        num_conn=st.integers(1, 3),
+        rate=RATES,
+        lease_s=LEASES,
+        role=st.sampled_from(Role),
+        reverse=st.booleans(),
+    )
+    def all_goes_well(
+        self, key: SessionKey, steps: int, num_conn: int, rate: float, lease_s: Any, role: Role, reverse: bool
+    ) -> None:
         """Without this, what happens by chance hardly ever leads to a session that is connected."""
         for _ in range(steps):
             session = self.table.find(key)
@@ -268,14 +300,17 @@ class AnySequence(RuleBasedStateMachine):
             if todo:
                 self.report(todo[0])
             elif session is None or session.freed:
-                self.request(key, Role.CONSUMER, num_conn, rate, queue=True, lease_s=lease_s, late=False)
+                self.request(
+                    key, role, num_conn, rate, queue=True, lease_s=lease_s, late=False, reverse=reverse
+                )
             elif session.state is State.RESERVED:
                 self.hello(key, session.role, (APP,), late=False)
-            elif session.state is State.ANNOUNCED:
-                self.update(key, (APP,), PEER, late=False)
-            elif session.state is State.CONNECTED:
+            elif session.state in {State.ANNOUNCED, State.CONNECTED}:
                 remote = OTHER if session.targets == (APP,) else APP
-                self.update(key, (remote,), PEER, late=False)
+                consumer = session.role is Role.CONSUMER
+                meeting = session.num_conn if session.reverse and not consumer else 0
+                targets = () if session.reverse and consumer else (remote,)
+                self.update(key, targets, PEER, late=False, meeting=meeting)
 
     @precondition(lambda self: any(timer is Timer.IDLE for _, timer in self.armed))
     @rule(data=st.data(), looks=st.integers(1, 5), total=st.integers(0, 1))
@@ -347,7 +382,7 @@ class AnySequence(RuleBasedStateMachine):
         assert len(held) == len(set(held)) == self.pool.held
         assert self.pool.free + self.pool.held == len(PORTS)
         assert all(
-            len(session.ports) == (session.num_conn if session.state in HOLDING else 0)
+            len(session.ports) == (session.num_ports if session.state in HOLDING else 0)
             for session in self.table
             if session.state is not State.RELEASING
         )
@@ -378,7 +413,7 @@ class AnySequence(RuleBasedStateMachine):
         assert queued == set(self.table.queue)
         for key in self.table.queue[:1]:
             first = self.table.get(key)
-            assert first.num_conn > self.pool.free or not self.capacity.fits(first.rate_mbps)
+            assert first.num_ports > self.pool.free or not self.capacity.fits(first.rate_mbps)
 
     @invariant()
     def the_timers_that_are_armed_are_those_that_the_state_waits_for(self) -> None:
@@ -399,6 +434,14 @@ class AnySequence(RuleBasedStateMachine):
             if session.state is State.CONNECTED and session.ready_generation == session.generation:
                 assert session.targets == session.ready_targets != ()
                 assert session.peer_certificate_pem == session.ready_peer_certificate_pem
+                assert session.peer_data_server == session.ready_peer_data_server
+                assert session.reverse_listeners == session.ready_reverse_listeners
+
+    @invariant()
+    def the_sides_of_a_reverse_session_that_is_connected_have_one_meeting_place_per_channel(self) -> None:
+        for session in self.table:
+            if session.state is State.CONNECTED:
+                assert len(session.reverse_listeners) == (session.num_conn if session.reverse else 0)
 
     @invariant()
     def what_is_being_freed_is_being_freed_once(self) -> None:
@@ -423,10 +466,13 @@ class AnySequence(RuleBasedStateMachine):
         assert not self.waiting
 
 
-def bound(key: SessionKey, ports: tuple[int, ...]) -> e.ListenersBound:
+def bound(key: SessionKey, ports: tuple[int, ...], own: int | None = None) -> e.ListenersBound:
+    """Return the report that `ports` are bound, all but `own` of them for the other gateway."""
+    own = len(ports) if own is None else own
     return e.ListenersBound(
         key=key,
-        listeners=tuple(Endpoint("gw", port) for port in ports),
+        listeners=tuple(Endpoint("gw", port) for port in ports[:own]),
+        reverse_listeners=tuple(Endpoint("gw", port) for port in ports[own:]),
         ports=ports,
         certificate_pem=CERTIFICATE,
     )

@@ -186,3 +186,29 @@ def test_a_side_that_was_never_connected_is_not_without_saying_who_the_other_sid
     session.hello(APP)
     with pytest.raises(WrongState, match="peer certificate"):
         session.update(OTHER, peer=b"")
+
+
+def test_the_kind_of_the_other_sides_data_server_stays_until_the_other_side_is_another_one() -> None:
+    session = DrivenSession().announce()
+    (order,) = of_kind(session.update(APP, peer_data_server="nginx"), c.StartDataServer)
+    assert order.peer_data_server == "nginx"
+    session.ready(1)
+    # one that only leads elsewhere need not say it again
+    (order,) = of_kind(session.update(OTHER, peer=b""), c.RetargetDataServer)
+    assert order.peer_data_server == "nginx"
+    session.ready(2)
+    assert of_kind(session.died(), c.RestartDataServer)[0].peer_data_server == "nginx"
+    session.ready(3)
+    # a client that does not say it, with another peer: nobody knows
+    (order,) = of_kind(session.update(OTHER, peer=b"another"), c.RetargetDataServer)
+    assert order.peer_data_server == ""
+    session.retarget_failed(4)
+    assert session.table.get(KEY).peer_data_server == "nginx"
+
+
+def test_an_update_that_only_tells_the_kind_of_data_server_is_an_order() -> None:
+    session = DrivenSession().connect()
+    (order,) = of_kind(session.update(APP, peer_data_server="nginx"), c.RetargetDataServer)
+    assert (order.targets, order.peer_data_server) == ((APP,), "nginx")
+    session.ready(2)
+    assert answered(session.update(APP, peer_data_server="nginx"))

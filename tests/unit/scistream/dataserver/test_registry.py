@@ -7,10 +7,11 @@ from importlib import metadata
 import pytest
 
 from scistream.dataserver import DataServerBackend, create_backend, installed
-from scistream.dataserver.haproxy import HaproxyBackend
+from scistream.dataserver.haproxy import HaproxyBackend, HaproxyContainerBackend
 from scistream.dataserver.native import NativeBackend
-from scistream.dataserver.nginx import NginxBackend
-from scistream.dataserver.stunnel import StunnelBackend
+from scistream.dataserver.nginx import NginxBackend, NginxContainerBackend
+from scistream.dataserver.registry import omits_close_notify
+from scistream.dataserver.stunnel import StunnelBackend, StunnelContainerBackend
 from scistream.errors import ConfigurationError
 
 
@@ -21,6 +22,15 @@ def test_the_native_data_server_is_installed() -> None:
 @pytest.mark.parametrize("name", ["native", "Native", "NATIVE", " native "])
 def test_names_match_whatever_their_case(name: str) -> None:
     assert isinstance(create_backend(name), NativeBackend)
+
+
+def test_containers_are_asked_for_by_name() -> None:
+    for name, kind in (
+        ("HaproxyContainer", HaproxyContainerBackend),
+        ("nginxcontainer", NginxContainerBackend),
+        ("STUNNELCONTAINER", StunnelContainerBackend),
+    ):
+        assert isinstance(create_backend(name, {"image": "an/image"}), kind)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,16 @@ def test_the_names_of_the_reference_select_programs(name: str, backend: type[Dat
     assert isinstance(create_backend(name), backend)
     with pytest.raises(ConfigurationError, match="at least one"):
         create_backend(name, {"workers": 0})
+
+
+@pytest.mark.parametrize("name", ["nginx", "Nginx", "NginxSubprocess", "NginxContainer", " NGINX "])
+def test_of_nginx_it_is_known_that_it_omits_the_close_notify(name: str) -> None:
+    assert omits_close_notify(name)
+
+
+@pytest.mark.parametrize("name", ["native", "haproxy", "StunnelSubprocess", "", "somebody else's"])
+def test_of_no_other_data_server_is_that_known(name: str) -> None:
+    assert not omits_close_notify(name)
 
 
 def test_an_unknown_name_lists_what_is_installed() -> None:

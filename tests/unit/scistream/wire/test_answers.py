@@ -31,9 +31,9 @@ addresses = st.lists(endpoints, max_size=5).map(tuple)
 counters = st.integers(0, 2**64 - 1)
 
 
-@given(addresses, addresses, st.binary(max_size=100))
+@given(addresses, addresses, st.binary(max_size=100), st.text(max_size=20))
 def test_response_there_and_back(
-    listeners: tuple[Endpoint, ...], destinations: tuple[Endpoint, ...], certificate: bytes
+    listeners: tuple[Endpoint, ...], destinations: tuple[Endpoint, ...], certificate: bytes, data_server: str
 ) -> None:
     reply = Reply(
         key=SessionKey("alice", "uid"),
@@ -42,7 +42,9 @@ def test_response_there_and_back(
         destinations=destinations,
         certificate_pem=certificate,
     )
-    grant = answers.read_response(pb.Response.FromString(answers.write_response(reply).SerializeToString()))
+    message = answers.write_response(reply, data_server)
+    grant = answers.read_response(pb.Response.FromString(message.SerializeToString()))
+    assert grant.data_server == data_server
     assert (grant.listeners, grant.destinations, grant.certificate_pem) == (
         listeners,
         destinations,

@@ -58,15 +58,23 @@ def test_hello_there_and_back(uid: str, role: Role, named: tuple[Endpoint, ...])
     assert (event.key.uid, event.role, event.addresses) == (uid, role, named)
 
 
-@given(uids, st.sampled_from(Role), addresses, st.binary(max_size=100))
+@given(uids, st.sampled_from(Role), addresses, st.binary(max_size=100), st.text(max_size=64))
 def test_update_there_and_back(
-    uid: str, role: Role, targets: tuple[Endpoint, ...], certificate: bytes
+    uid: str, role: Role, targets: tuple[Endpoint, ...], certificate: bytes, data_server: str
 ) -> None:
     message = pb.UpdateTargets.FromString(
-        requests.write_update(uid, role, targets, certificate).SerializeToString()
+        requests.write_update(
+            uid, role, targets, certificate, peer_data_server=data_server
+        ).SerializeToString()
     )
     event = requests.read_update(message, "alice", 7)
     assert (event.role, event.targets, event.peer_certificate_pem) == (role, targets, certificate)
+    assert event.peer_data_server == data_server
+
+
+def test_a_data_server_of_an_endless_name_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="65 characters; 64 are the most"):
+        requests.read_update(pb.UpdateTargets(uid="u", peer_data_server="x" * 65), "alice", 1)
 
 
 # What scistream-proto 1.2 puts on the wire: field numbers and types as facts.

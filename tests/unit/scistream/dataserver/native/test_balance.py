@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scistream.dataserver.native.balance import Balance, BalanceOfWorker
+from scistream.dataserver.native.balance import Arrival, Balance, BalanceOfWorker, Handed
 
 SLOT, KEY = 3, 77
 
@@ -46,10 +46,9 @@ def test_a_connection_goes_to_whoever_has_fewer(
     assert workers[1].receive() is None
     received = workers[2].receive()
     assert received is not None
-    key, channel, accepted = received
-    assert (key, channel) == (KEY, 5)
-    assert accepted.gettimeout() == 0
-    accepted.close()
+    assert (received.key, received.channel, received.what) == (KEY, 5, Handed.ACCEPTED)
+    assert received.sock.gettimeout() == 0
+    received.sock.close()
 
 
 def test_workers_that_do_not_listen_get_none(
@@ -74,7 +73,7 @@ def test_connections_on_the_way_count(workers: list[BalanceOfWorker]) -> None:
     for index in (1, 2):
         received = workers[index].receive()
         assert received is not None
-        received[2].close()
+        received.sock.close()
 
 
 def test_a_count_after_the_sessions_end_is_not_taken_for_another_session(
@@ -99,4 +98,45 @@ def test_all_workers_connections_are_summed_and_a_dead_workers_forgotten() -> No
     assert workers[0].total(SLOT) == 7
     balance.forget(SLOT, 2)
     assert workers[0].total(SLOT) == 2
+    balance.close()
+
+
+def test_what_is_ready_goes_where_it_is_needed(workers: list[BalanceOfWorker]) -> None:
+    for worker in workers:
+        worker.open(SLOT)
+    assert workers[1].neediest(SLOT, 4) == 1  # nobody has any: it may stay
+    workers[0].count_ready(SLOT, 4, 2, 0)
+    workers[1].count_ready(SLOT, 4, 0, 1)
+    workers[2].count_ready(SLOT, 4, -1, 0)  # one waits there
+    assert workers[0].neediest(SLOT, 4) == 2
+    workers[0].expect(2, SLOT, 4)
+    workers[0].expect(2, SLOT, 4)
+    workers[0].expect(2, SLOT, 4)
+    assert workers[0].neediest(SLOT, 4) == 1
+    assert [worker.richest(SLOT, 4) for worker in workers] == [None, 0, 0]
+    assert workers[1].richest(SLOT, 5) is None
+
+
+def test_a_connection_that_waits_keeps_its_time(
+    workers: list[BalanceOfWorker], connection: socket.socket
+) -> None:
+    workers[0].open(SLOT)
+    workers[1].open(SLOT)
+    assert workers[0].send(1, Arrival(KEY, 5, Handed.WAITING, 12.5, connection))
+    received = workers[1].receive()
+    assert received is not None
+    assert (received.key, received.channel, received.what, received.due) == (KEY, 5, Handed.WAITING, 12.5)
+    received.sock.close()
+
+
+def test_what_a_dead_worker_had_ready_is_forgotten() -> None:
+    balance = Balance(2)
+    workers = [BalanceOfWorker(balance, index) for index in range(2)]
+    for worker in workers:
+        worker.open(SLOT)
+        worker.count_ready(SLOT, 0, 3, 0)
+    balance.forget(SLOT, 1)
+    workers[1].open(SLOT)
+    assert workers[0].richest(SLOT, 0) is None
+    assert workers[1].richest(SLOT, 0) == 0
     balance.close()

@@ -82,6 +82,62 @@ def test_a_handlers_bug_ends_its_connection_only(caplog: pytest.LogCaptureFixtur
     os.close(writing)
 
 
+class Turn:
+    """A flow that always has more to move."""
+
+    waiting = False
+
+    def __init__(self, loop: Loop, turns: list[Turn]) -> None:
+        self.loop = loop
+        self.turns = turns
+
+    def run(self) -> None:
+        self.turns.append(self)
+        self.waiting = True
+        self.loop.run_again(self)  # type: ignore[arg-type]
+
+
+def test_who_becomes_ready_does_not_wait_for_all_that_want_another_turn() -> None:
+    loop, turns = Loop(), []
+    reading, writing = os.pipe()
+
+    def read(_events: int) -> None:
+        loop.stopping = True
+
+    loop.watch(reading, select.EPOLLIN, read, Faulty(loop, reading))
+    for _ in range(50):
+        loop.run_again(Turn(loop, turns))  # type: ignore[arg-type]
+    os.write(writing, b"x")
+    loop.run()
+    assert len(turns) == 1
+    loop.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_those_that_wait_get_as_many_turns_as_those_that_are_ready_again_and_again() -> None:
+    loop, turns, reads = Loop(), [], []
+    pipes = [os.pipe() for _ in range(5)]
+
+    def read(_events: int) -> None:
+        reads.append(1)
+        loop.pumped += 1  # as a flow does
+        loop.stopping = len(reads) == 50
+
+    for reading, writing in pipes:
+        loop.watch(reading, select.EPOLLIN, read, Faulty(loop, reading))
+        os.write(writing, b"x")  # which nobody reads
+    waiting = [Turn(loop, turns) for _ in range(5)]
+    for turn in waiting:
+        loop.run_again(turn)  # type: ignore[arg-type]
+    loop.run()
+    assert [turns.count(turn) for turn in waiting] == [10] * 5
+    loop.close()
+    for pipe in pipes:
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+
 def test_a_deadline_wakes_a_loop_without_events() -> None:
     loop = Loop()
     stop = loop.deadlines(0.05, lambda loop: setattr(loop, "stopping", True))

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from scistream.dataserver.programs import process as module
+from scistream.dataserver.programs.place import ThisMachine
 from scistream.dataserver.programs.plan import FIRST_DESCRIPTOR
-from scistream.dataserver.programs.process import ProgramProcess, run_to_end
+from scistream.dataserver.programs.process import ProgramProcess
 from scistream.errors import DataServerError
+from support.relays import descendants
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +67,8 @@ async def test_it_has_its_descriptors_in_order_and_nothing_else(tmp_path: Path) 
             "own = os.environ['OWN_PID'] == str(os.getpid()) == str(os.getpgid(0))\n"
             "print(fds[-2], os.getcwd(), own, len(os.environ) < 5)\n"
         )
-        how, lines = await run_to_end(
-            _python(code), _environment, tmp_path, [listener.fileno() for listener in listeners], 10
+        how, lines = await ThisMachine().run_to_end(
+            _python(code), _environment, tmp_path, [listener.fileno() for listener in listeners], 10, ""
         )
         assert how == "ended with code 0"
         assert lines[:5] == [str(listener.getsockname()[1]) for listener in listeners]
@@ -79,7 +80,7 @@ async def test_all_it_says_is_heard_also_without_an_end_of_line_and_however_much
         "import sys; print('x' * 10000, flush=True); print('err', file=sys.stderr, flush=True); "
         "sys.stdout.write('last')"
     )
-    how, lines = await run_to_end(_python(code), _environment, tmp_path, [], 10)
+    how, lines = await ThisMachine().run_to_end(_python(code), _environment, tmp_path, [], 10, "")
     assert how == "ended with code 0"
     assert "".join(lines).count("x") == 10000
     assert "err" in lines
@@ -87,7 +88,7 @@ async def test_all_it_says_is_heard_also_without_an_end_of_line_and_however_much
 
 
 async def test_a_program_that_cannot_be_executed_says_so(tmp_path: Path) -> None:
-    how, lines = await run_to_end(["/nowhere/program"], _environment, tmp_path, [], 10)
+    how, lines = await ThisMachine().run_to_end(["/nowhere/program"], _environment, tmp_path, [], 10, "")
     assert how == "ended with code 127"
     assert "/nowhere/program cannot be executed" in lines[0]
     assert "No such file" in lines[0]
@@ -95,8 +96,8 @@ async def test_a_program_that_cannot_be_executed_says_so(tmp_path: Path) -> None
 
 async def test_one_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     with pytest.raises(DataServerError, match=r"does not end within 0\.2 s"):
-        await run_to_end(["/bin/sleep", "100"], _environment, tmp_path, [], 0.2)
-    assert psutil.Process().children() == []
+        await ThisMachine().run_to_end(["/bin/sleep", "100"], _environment, tmp_path, [], 0.2, "")
+    assert descendants() == []
 
 
 @pytest.mark.parametrize("how", ["killed here", "dies by itself"])
@@ -119,5 +120,5 @@ async def test_what_it_has_started_ends_with_it(tmp_path: Path, how: str) -> Non
     else:
         os.kill(process.pid, signal.SIGKILL)
     assert await asyncio.wait_for(process.ended, 10) == "was killed by SIGKILL"
-    assert psutil.Process().children(recursive=True) == []
+    assert descendants() == []
     await process.kill()  # idempotent

@@ -12,7 +12,18 @@ from scistream.dataserver.tree.kept import MAX_NOTICES, KeptSession
 
 def _session(channels: int = 1, **changes: Any) -> KeptSession:
     descriptors = tuple(os.open(os.devnull, os.O_RDONLY) for _ in range(channels))
-    body = {"key": 7, "slot": 3, "uid": "one", "targets": ["old"], "tls": None, "rate_mbps": 5, **changes}
+    body = {
+        "key": 7,
+        "slot": 3,
+        "uid": "one",
+        "targets": ["old"],
+        "dials": [],
+        "tls": None,
+        "rate_mbps": 5,
+        "channels": channels,
+        "waits": False,
+        **changes,
+    }
     return KeptSession(body, descriptors)
 
 
@@ -33,8 +44,10 @@ def test_figures_of_dead_workers_count_without_their_open_connections() -> None:
 
 def test_a_new_worker_is_told_the_present_targets_and_the_rate() -> None:
     session = _session()
-    session.retarget({"operation": "retarget", "id": 9, "targets": ["new"], "tls": {"leg": "target"}})
+    tls = {"leg": "target"}
+    session.retarget({"operation": "retarget", "id": 9, "targets": ["new"], "dials": ["there"], "tls": tls})
     assert session.start["targets"] == ["new"]
+    assert session.start["dials"] == ["there"]
     assert session.start["tls"] == {"leg": "target"}
     assert session.start["rate_mbps"] == 5
     session.close()

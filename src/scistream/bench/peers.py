@@ -1,55 +1,27 @@
-"""The relays that are compared: ours, haproxy, nginx and stunnel, each started once and pinned to one core.
+"""The relays that are compared: ours, haproxy, nginx and stunnel, and how each is configured and started.
 
-Every contestant is a `Chain`: where it listens, and the processes whose CPU time counts. Two hops are two
-instances in a row; with TLS the leg between them is TLS 1.3, both sides prove a self-signed certificate
-that the other one pins, AES-128-GCM.
+With TLS the leg between two of them is TLS 1.3, both sides prove a self-signed certificate that the other
+one pins, AES-128-GCM.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay_load import ECHO, connect, tree
-
 from scistream.auth.certificates import make_certificate
+from scistream.dataserver.native.tls_kernel import why_no_kernel_tls
 
+OURS = "ours"
+PROGRAMS = ("haproxy", "nginx", "stunnel")
 CIPHERSUITE = "TLS_AES_128_GCM_SHA256"
 BUFFER_BYTES = 256 * 1024
 _SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-
-
-@dataclass
-class Chain:
-    """One contestant: `port` leads through one or two relays to the sink."""
-
-    name: str
-    port: int
-    processes: list[subprocess.Popen[bytes]]
-
-    @property
-    def pids(self) -> list[int]:
-        """The processes, with those that they have started."""
-        return [pid for process in self.processes for pid in tree(process.pid)]
-
-    def close(self) -> None:
-        """End the relays."""
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-                continue
-            process.kill()
-            process.wait()
 
 
 def program(name: str) -> str | None:
@@ -61,68 +33,35 @@ def version(name: str) -> str:
     """Return what an installed program says of its version, in one line."""
     flag = {"haproxy": "-v", "nginx": "-v", "stunnel": "-version"}[name]
     result = subprocess.run([str(program(name)), flag], capture_output=True, text=True, check=False)
-    return (result.stdout + result.stderr).strip().splitlines()[0]
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-class Stage:
-    """Starts relays in a folder of its own and ends them all."""
-
-    def __init__(self, folder: Path, core: int, sink_port: int) -> None:
-        self._folder = folder
-        self._core = core
-        self._sink_port = sink_port
-        self._count = 0
-        self.chains: list[Chain] = []
-        write_certificates(folder)
-
-    def close(self) -> None:
-        """End every relay."""
-        for chain in self.chains:
-            chain.close()
-
-    def add(self, name: str, relay: Relay, *, hops: int, tls: bool = False) -> None:
-        """Start a chain of `hops` relays of one kind."""
-        target, processes, ports = self._sink_port, [], []
-        for hop in range(hops):
-            port = free_port()
-            self._count += 1
-            config = self._folder / f"{self._count}.conf"
-            leg = "listener" if hop == 0 else "target"
-            place = Hop(config, f"127.0.0.1:{port}", f"127.0.0.1:{target}", leg, tls=tls)
-            processes.append(
-                subprocess.Popen(
-                    relay(place),
-                    stdout=subprocess.DEVNULL,
-                    stderr=(self._folder / f"{self._count}.log").open("wb"),
-                    preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),  # noqa: PLW1509
-                )
-            )
-            ports.append(port)
-            target = port
-        for port, process in zip(ports, processes, strict=True):
-            _await_listener(port, process, name)
-        with connect(target) as sock:  # the last relay may listen before the others forward
-            sock.sendall(ECHO)
-            if sock.recv(1) != ECHO:
-                raise RuntimeError(f"{name} does not relay: see {self._folder}")
-        self.chains.append(Chain(name, target, processes))
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    # stunnel has something else to say first
+    return next((line for line in lines if line.lower().startswith(name)), lines[0] if lines else "unknown")
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One relay's place: `leg` ("listener" or "target") is the one between two gateways."""
+    """One relay's place, and what it may use.
+
+    Parameters
+    ----------
+    config : path
+        Its configuration file; the certificates of both sides are beside it.
+    listen, target : str
+        HOST:PORT.
+    leg : str
+        "listener" or "target": the one between two gateways.
+    tls : bool
+        Whether that leg is encrypted.
+    cores : int
+        For relays that do not find out by themselves.
+    """
 
     config: Path
     listen: str
     target: str
     leg: str
     tls: bool
+    cores: int = 1
 
     @property
     def own(self) -> Path:
@@ -148,21 +87,13 @@ def write_certificates(folder: Path) -> None:
         (folder / f"{side}.pem").write_bytes(certificate + key)
 
 
-def _await_listener(port: int, process: subprocess.Popen[bytes], name: str) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"{name} does not listen on port {port}")
-
-
 def ours(*more: str) -> Relay:
     """Return how our data server is started."""
 
     def command(hop: Hop) -> list[str]:
-        program_here = str(Path(sys.executable).parent / "s2ds")
-        arguments = [program_here, "forward", "--listen", hop.listen, "--target", hop.target, *more]
+        # -P: no module of the user's working directory takes the place of one of ours
+        arguments = [sys.executable, "-P", "-m", "scistream.cli.s2ds", "forward"]
+        arguments += ["--listen", hop.listen, "--target", hop.target, *more]
         arguments += ["--wan-leg", hop.leg]
         if hop.tls:
             arguments += ["--tls-leg", hop.leg, "--certificate", f"{hop.own}.crt"]
@@ -221,7 +152,7 @@ def nginx(*settings: str) -> Relay:
         lines = [
             *([f"load_module {module};"] if module else []),
             "daemon off;",
-            "worker_processes 1;",
+            f"worker_processes {hop.cores};",
             f"pid {hop.config}.pid;",
             "error_log stderr error;",
             "events { worker_connections 16384; }",
@@ -269,7 +200,7 @@ def stunnel() -> Relay:
 
 def plain_contestants() -> dict[str, Relay]:
     """Return the relays for plain TCP that are installed."""
-    found: dict[str, Relay] = {"ours": ours()}
+    found: dict[str, Relay] = {OURS: ours()}
     if program("haproxy"):
         found["haproxy"] = haproxy()
         found["haproxy-splice"] = haproxy("tune.pipesize 1048576", splice=True)
@@ -282,7 +213,9 @@ def plain_contestants() -> dict[str, Relay]:
 
 def tls_contestants() -> dict[str, Relay]:
     """Return the relays with TLS that are installed."""
-    found: dict[str, Relay] = {"ours": ours(), "ours-stdlib": ours("--tls-engine", "stdlib")}
+    found: dict[str, Relay] = {OURS: ours(), "ours-stdlib": ours("--tls-engine", "stdlib")}
+    if not why_no_kernel_tls():  # else it is ours as it comes
+        found["ours-openssl"] = ours("--tls-engine", "openssl")
     if program("haproxy"):
         found["haproxy"] = haproxy()
         found["haproxy-256k"] = haproxy(f"tune.bufsize {BUFFER_BYTES}")
@@ -292,3 +225,8 @@ def tls_contestants() -> dict[str, Relay]:
     if program("stunnel"):
         found["stunnel"] = stunnel()
     return found
+
+
+def contestants() -> list[str]:
+    """Return the names of all relays that are installed, ours first."""
+    return list({**plain_contestants(), **tls_contestants()})

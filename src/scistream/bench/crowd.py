@@ -13,9 +13,12 @@ import socket
 import time
 from pathlib import Path
 
-import psutil
-from relay_load import CHUNK_BYTES, STALL, Sink, bulk, connect, cut, ping_pong
-from relay_peers import Chain
+from scistream.bench.chain import Chain
+from scistream.bench.figures import Figures
+from scistream.bench.load import CHUNK_BYTES, bulk, ping_pong
+from scistream.bench.processes import memory_bytes
+from scistream.bench.sink import STALL, Sink, connect, cut
+from scistream.errors import DataServerError
 
 SMALL_BUFFER_BYTES = 16 * 1024
 _QUIET_S = 0.5
@@ -26,28 +29,15 @@ _PINGS = 300
 _BULK_S = 1.0
 
 
-def raise_descriptor_limit(wanted: int = 65_536) -> None:
-    """Allow this process and the relays that it starts so many open files, if this user may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(PermissionError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, wanted), max(hard, wanted)))
-
-
-def largest_crowd(wanted: int) -> int:
-    """Return how many connections one process may carry with its open files; ours counts six for each."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(wanted, (soft - 500) // 6)
-
-
-def crowd(sink: Sink, chain: Chain, count: int) -> dict[str, float]:
+def crowd(sink: Sink, chain: Chain, count: int) -> Figures:
     """Hold `count` stalled connections; return what they cost, and what one more connection gets beside them.
 
     Raises
     ------
-    OSError, RuntimeError
+    OSError, DataServerError
         A connection is refused or lost.
     """
-    relays_before, kernel_before = _memory_mb(chain), _kernel_mb()
+    relays_before, kernel_before = memory_bytes(chain.pids) / 1e6, _kernel_mb()
     socks: list[socket.socket] = []
     try:
         began = time.monotonic()
@@ -58,21 +48,21 @@ def crowd(sink: Sink, chain: Chain, count: int) -> dict[str, float]:
             sock.recv(1)
         opened_s = time.monotonic() - began
         sent = _fill(socks)
-        relays, kernel = _memory_mb(chain) - relays_before, _kernel_mb() - kernel_before
-        median_us, _ = ping_pong(chain.port, _PINGS)
-        gbps, _ = bulk(sink, chain.port, 1, _BULK_S, chain.pids)
+        relays, kernel = memory_bytes(chain.pids) / 1e6 - relays_before, _kernel_mb() - kernel_before
+        ping_us = ping_pong(chain.port, _PINGS)["p50_us"]
+        gbps = bulk(sink, chain.port, 1, _BULK_S, chain.pids)["gbps"]
     finally:
         for sock in socks:
             cut(sock)
         sink.drop_stalled()  # some relays would keep them
         _settle(kernel_before)
     return {
-        "open/s": count / opened_s,
-        "taken MB": sent / 1e6,
-        "relay MB": relays,
-        "kernel MB": kernel,
-        "ping us": median_us,
-        "Gb/s": gbps,
+        "open_per_s": count / opened_s,
+        "taken_mb": sent / 1e6,
+        "relay_mb": relays,
+        "kernel_mb": kernel,
+        "ping_us": ping_us,
+        "gbps": gbps,
     }
 
 
@@ -98,12 +88,8 @@ def _settle(kernel_mb: float) -> None:
     deadline = time.monotonic() + _SETTLE_LIMIT_S
     while _kernel_mb() > kernel_mb + _SETTLED_MB:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{_kernel_mb():.0f} MB are still in the kernel's sockets")
+            raise DataServerError(f"{_kernel_mb():.0f} MB are still in the kernel's sockets")
         time.sleep(0.1)
-
-
-def _memory_mb(chain: Chain) -> float:
-    return sum(psutil.Process(pid).memory_full_info().uss for pid in chain.pids) / 1e6
 
 
 def _kernel_mb() -> float:

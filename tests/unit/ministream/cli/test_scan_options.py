@@ -1,0 +1,35 @@
+"""Choices that the command line repeats, so as to be quick, are those of the library."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+import pytest
+
+from ministream.cli.daq import command
+from ministream.frames import PIXEL_TYPES
+from ministream.sources import ANGLE_UNITS, ATTRIBUTE_PRESETS, SourceOptions, ViewOrder
+
+PARAMETERS = {parameter.name: parameter for parameter in command.params}
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("order", tuple(ViewOrder)),
+        ("angle_units", ANGLE_UNITS),
+        ("attributes", ATTRIBUTE_PRESETS),
+        ("pixel_type", PIXEL_TYPES),
+    ],
+)
+def test_choices_are_those_of_the_library(name: str, choices: tuple[str, ...]) -> None:
+    kind = PARAMETERS[name].type
+    assert isinstance(kind, click.Choice)
+    assert tuple(kind.choices) == choices
+
+
+def test_every_way_to_read_a_scan_is_an_option_with_the_same_default() -> None:
+    for field in dataclasses.fields(SourceOptions):
+        default = PARAMETERS[field.name].to_info_dict()["default"]
+        assert default == field.default, field.name

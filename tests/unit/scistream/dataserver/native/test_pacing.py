@@ -1,0 +1,25 @@
+"""How a rate is divided among connections that use it and connections that do not."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scistream.dataserver.native.pacing import shares
+
+
+@given(st.floats(1e3, 1e10), st.integers(1, 5000), st.integers(0, 5000))
+def test_all_shares_together_are_the_rate_and_none_is_nothing(
+    bytes_per_s: float, connections: int, busy: int
+) -> None:
+    busy = min(busy, connections)
+    busy_share, idle_share = shares(bytes_per_s, connections, busy)
+    assert busy_share >= idle_share >= 1
+    together = busy_share * busy + idle_share * (connections - busy)
+    assert together <= max(bytes_per_s, connections) * 1.001
+    if bytes_per_s > 1000 * connections:
+        assert together >= bytes_per_s * 0.99
+
+
+def test_more_busy_ones_than_are_known_share_the_rate() -> None:
+    assert shares(1000.0, connections=1, busy=4) == (250, 250)
