@@ -53,6 +53,11 @@ def _start(
 
 def _mbps(pairs: Sequence[tuple[socket.socket, socket.socket]], seconds: float = SECONDS) -> float:
     """What all pairs together carry, sender first, after what buffers take at once."""
+    return sum(_each_mbps(pairs, seconds))
+
+
+def _each_mbps(pairs: Sequence[tuple[socket.socket, socket.socket]], seconds: float) -> list[float]:
+    """What each pair carries."""
     stop = threading.Event()
     received = [0] * len(pairs)
 
@@ -73,16 +78,16 @@ def _mbps(pairs: Sequence[tuple[socket.socket, socket.socket]], seconds: float =
     for thread in threads:
         thread.start()
     until(lambda: all(received), "all carry something")
-    first, began = sum(received), time.monotonic()
+    first, began = list(received), time.monotonic()
     time.sleep(seconds)  # what is measured, not waited for
-    carried, took = sum(received) - first, time.monotonic() - began
+    last, took = list(received), time.monotonic() - began
     stop.set()
     for pair in pairs:
         for sock in pair:
             sock.shutdown(socket.SHUT_RDWR)
     for thread in threads:
         thread.join()
-    return carried * 8 / took / 1e6
+    return [(after - before) * 8 / took / 1e6 for before, after in zip(first, last, strict=True)]
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["to-target", "from-target"])
@@ -100,6 +105,40 @@ def test_a_session_stays_within_its_rate_and_uses_it(
             pairs.append((far, near) if backwards else (near, far))
         carried = _mbps(pairs)
         assert 0.6 * RATE_MBPS < carried <= 1.1 * RATE_MBPS
+        _thread(backend).run(server.stop())
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["to-target", "from-target"])
+def test_many_connections_divide_a_low_rate_fairly(backend: NativeBackend, backwards: bool) -> None:
+    rate_mbps, connections = 100.0, 8
+    with contextlib.ExitStack() as stack:
+        application, listener = stack.enter_context(listening()), stack.enter_context(listening())
+        server = _start(backend, [listener], application, rate_mbps)
+        pairs = []
+        for _ in range(connections):
+            near = stack.enter_context(connect(listener))
+            far = stack.enter_context(accept(application))
+            pairs.append((far, near) if backwards else (near, far))
+        each = _each_mbps(pairs, seconds=4.0)
+        assert 0.75 * rate_mbps < sum(each) <= 1.1 * rate_mbps
+        assert min(each) > 0.4 * rate_mbps / connections
+        assert max(each) < 2 * rate_mbps / connections
+        _thread(backend).run(server.stop())
+
+
+def test_a_connection_whose_receiver_stalls_leaves_its_share_to_others(backend: NativeBackend) -> None:
+    with contextlib.ExitStack() as stack:
+        application, listener = stack.enter_context(listening()), stack.enter_context(listening())
+        server = _start(backend, [listener], application, RATE_MBPS)
+        for _ in range(3):
+            stalled = stack.enter_context(connect(listener))
+            stack.enter_context(accept(application))
+            stalled.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while stalled.send(bytes(1 << 18)):
+                    pass
+        near, far = stack.enter_context(connect(listener)), stack.enter_context(accept(application))
+        assert 0.6 * RATE_MBPS < _mbps([(near, far)], 6.0) <= 1.1 * RATE_MBPS
         _thread(backend).run(server.stop())
 
 

@@ -1,9 +1,10 @@
 """A session's rate, kept by the kernel: each connection is paced to its share (SO_MAX_PACING_RATE).
 
-The two directions are paced apart, each to the rate. Every `ADJUST_S` it is looked at which connections use
-their shares, in all workers: these divide the rate among them, the others keep a little of it, enough to show
-soon that they want more. A pacing rate limits what is sent on a socket: for one direction that is the
-target's, for the other the accepted one.
+The two directions are paced apart, each to the rate. Every `ADJUST_S` it is looked at which connections want
+their shares, in all workers: these divide the whole rate among them. The others may begin at any moment with
+an equal share of all connections, so that together they are at most twice as fast as they should be, until
+the next look. A pacing rate limits what is sent on a socket: for one direction that is the target's, for the
+other the accepted one.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from scistream.dataserver.native.sockets import pace
+from scistream.dataserver.native.sockets import pace, unsent_bytes
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Flow, Relay
     from scistream.dataserver.native.session import Session
 
 ADJUST_S = 0.1
+SOON_S = 0.01
+"""New connections are looked at together, at most so often."""
 BUSY_PART = 0.5
-"""A connection that has used so much of its share wants more."""
-IDLE_PART = 0.1
-"""What the others keep, of an equal share."""
-LEAST_BYTES_PER_S = 125_000
-"""They keep at least this, or an equal share: a packet that is sent too slowly delays the next."""
+"""A connection that uses so much of its share wants it."""
+AVERAGE_S = 1.0
+"""Over which time its use is averaged: the kernel may send several packets at once, and then pause."""
 _BYTES_PER_S = 125_000
 """Of one Mb/s."""
 
@@ -42,16 +43,13 @@ def shares(bytes_per_s: float, connections: int, busy: int) -> tuple[int, int]:
     Examples
     --------
     >>> shares(10_000_000, connections=5, busy=1)
-    (9200000, 200000)
+    (10000000, 2000000)
     >>> shares(10_000_000, connections=5, busy=0)
     (2000000, 2000000)
     """
     connections = max(1, connections, busy)
-    equal = bytes_per_s / connections
-    if busy in {0, connections}:
-        return max(1, int(equal)), max(1, int(equal))
-    idle = min(equal, max(IDLE_PART * equal, LEAST_BYTES_PER_S))
-    return max(1, int((bytes_per_s - idle * (connections - busy)) / busy)), max(1, int(idle))
+    equal = max(1, int(bytes_per_s / connections))
+    return (max(1, int(bytes_per_s / busy)) if busy else equal), equal
 
 
 class Pacer:
@@ -65,15 +63,15 @@ class Pacer:
         self._looked_at = 0.0
 
     def begin(self, relay: Relay) -> None:
-        """Pace one more connection; the others give their part at the next look."""
-        connections, balance, slot = self._connections(), self._session.worker.balance, self._session.slot
+        """Pace one more connection; the others give their part now, or in a moment if that was just done."""
         for direction in self._directions:
-            busy = balance.busy(slot, direction.index) + 1
-            direction.begin(relay, shares(self._bytes_per_s, connections, busy)[0])
+            direction.begin(relay, shares(self._bytes_per_s, self._connections(), 0)[1])
         if not self._looking:
             self._looking = True
             self._looked_at = time.monotonic()
             self._session.worker.pacing.add(self)
+        elif time.monotonic() - self._looked_at > SOON_S:
+            self.adjust()
 
     def adjust(self) -> None:
         """Give every connection the share that it has now; look again later if there is any."""
@@ -97,41 +95,65 @@ class Pacer:
         return self._session.worker.open_connections(self._session)
 
 
+class _Use:
+    """What one flow was given, and how much of it it has used."""
+
+    __slots__ = ("given", "part", "sent", "waits")
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.sent = 0
+        self.part = 1.0
+        self.waits = False
+
+    def look(self, flow: Flow, elapsed_s: float) -> bool:
+        """Return whether the flow wants its share.
+
+        If something waits to be sent it does; unless it goes so slowly that the receiver must be the reason.
+        """
+        if flow.done or (flow.moved == self.sent and not self.waits and not flow.parked):
+            unsent, sent = 0, flow.moved
+        else:
+            unsent = unsent_bytes(flow.sink)
+            sent = flow.moved - unsent
+        waits = unsent > 0 or flow.parked > 0
+        used = (sent - self.sent) / max(1.0, self.given * elapsed_s)
+        self.part += (min(used, 1.0) - self.part) * min(1.0, elapsed_s / AVERAGE_S)
+        if waits and not self.waits:
+            self.part = 1.0
+        self.sent, self.waits = sent, waits
+        return self.part >= BUSY_PART and not flow.done
+
+
 class _Direction:
-    """The flows of one direction, and what each was given and has used."""
+    """The flows of one direction."""
 
     def __init__(self, index: int, flow_of: Callable[[Relay], Flow]) -> None:
         self.index = index
         self._flow_of = flow_of
-        self._given: dict[Flow, int] = {}
-        self._moved: dict[Flow, int] = {}
+        self._uses: dict[Flow, _Use] = {}
         self._busy: set[Flow] = set()
 
     def begin(self, relay: Relay, share: int) -> None:
         flow = self._flow_of(relay)
-        self._moved[flow] = 0
+        self._uses[flow] = _Use()
         self._pace(flow, share)
 
     def count_busy(self, relays: Iterable[Relay], elapsed_s: float) -> int:
-        """Find out which flows use their shares; forget those that are over."""
-        flows = [self._flow_of(relay) for relay in relays]
-        before, self._moved = self._moved, {flow: flow.moved for flow in flows}
-        self._given = {flow: self._given[flow] for flow in flows}
-        self._busy = {
-            flow
-            for flow in flows
-            if flow.moved - before[flow] >= BUSY_PART * self._given[flow] * elapsed_s and not flow.done
-        }
+        """Find out which flows want their shares; forget those that are over."""
+        self._uses = {flow: self._uses[flow] for flow in map(self._flow_of, relays)}
+        self._busy = {flow for flow, use in self._uses.items() if use.look(flow, elapsed_s)}
         return len(self._busy)
 
     def give(self, busy_share: int, idle_share: int) -> None:
         """Pace all flows anew."""
-        for flow in self._moved:
+        for flow in self._uses:
             self._pace(flow, busy_share if flow in self._busy else idle_share)
 
     def _pace(self, flow: Flow, share: int) -> None:
-        if self._given.get(flow) != share:
-            self._given[flow] = share
+        use = self._uses[flow]
+        if use.given != share:
+            use.given = share
             pace(flow.sink, share)
 
 

@@ -27,6 +27,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
+_SIOCOUTQNSD = 0x894B  # linux/sockios.h
 _INT_BYTES = struct.calcsize("i")
 
 #: errno values that mean "no descriptor or buffer left", here or in the whole system
@@ -120,6 +121,12 @@ def reset(sock: socket.socket) -> None:
 def unacknowledged_bytes(sock: socket.socket) -> int:
     """Return how much of what was written to `sock` its peer has not acknowledged (SIOCOUTQ)."""
     answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * _INT_BYTES)
+    return int(struct.unpack("i", answer)[0])
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Return how much of what was written to `sock` has not been sent for the first time (SIOCOUTQNSD)."""
+    answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, b"\0" * _INT_BYTES)
     return int(struct.unpack("i", answer)[0])
 
 
