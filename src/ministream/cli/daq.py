@@ -42,6 +42,11 @@ _DETECTOR, _SIMULATION, _TEST = range(3)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a phantom's ground truth to this HDF5 file first.",
 )
+@click.option(
+    "--steer",
+    metavar="tcp://HOST:PORT",
+    help="Take requests to end the scan early, as of quality --stop-daq. Whoever reaches it can.",
+)
 @substitute_options
 @reading_options
 @detector_options
@@ -176,7 +181,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     run_stage(lambda report, stop: run(chosen, report, stop), as_json=as_json)
 
 
-_PASSED_ON = ("listen", "rate", "consumers", "truth", "publish", "synch", "subscribers")
+_PASSED_ON = ("listen", "rate", "consumers", "truth", "publish", "synch", "subscribers", "steer")
 
 
 class _Given:
