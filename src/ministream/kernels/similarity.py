@@ -123,9 +123,9 @@ def _uqi(image: FloatArray, truth: FloatArray) -> FloatArray:
     covariance = product - mean_a * mean_b
     mean_a, mean_b = mean_a + offset, mean_b + offset
     squares = mean_a**2 + mean_b**2
-    # rounding leaves a little where a block is constant
-    constant = _is_constant(image) & _is_constant(truth)
-    structure = np.divide(2 * covariance, variances, out=np.ones_like(squares), where=~constant)
+    # rounding leaves a little where a block is constant, of either sign, and where it is nearly so
+    varies = ~(_is_constant(image) & _is_constant(truth)) & (variances > 0)
+    structure = np.divide(2 * covariance, variances, out=np.ones_like(squares), where=varies).clip(-1, 1)
     luminance = np.divide(2 * mean_a * mean_b, squares, out=np.ones_like(squares), where=squares > 0)
     index: FloatArray = structure * luminance
     return index

@@ -91,6 +91,16 @@ def test_uqi_of_constant_blocks() -> None:
     assert uqi(0.1 * ones, 0.3 * ones) == pytest.approx(0.6)
 
 
+def test_uqi_of_constant_blocks_beside_others_is_not_made_of_rounding_errors() -> None:
+    random = np.random.default_rng(1)
+    for left, right in ((0.1, 0.3), (1e3 + 0.1, 1e3 + 0.7), (0.7, -0.1)):
+        image, truth = random.random((2, 24, 64)) * 0.3 + left
+        image[:, :40], truth[:, :40] = left, right
+        mask = np.zeros((24, 64), bool)
+        mask[:, :40] = True
+        assert uqi(image, truth, mask) == pytest.approx(2 * left * right / (left**2 + right**2), abs=1e-12)
+
+
 @pytest.mark.parametrize("metric", [ms_ssim, uqi])
 def test_equal_images_are_1_and_stacks_are_means(metric) -> None:
     noisy, truth = images(181, 176)
