@@ -285,6 +285,7 @@ class _Play:
         self._publisher = publisher
         self._steering = steering
         self._playing = False
+        self._counts_at_end: Mapping[str, int] | None = None
         self._report = report
         self._stop = stop
         self._counts = _Counts()
@@ -305,9 +306,14 @@ class _Play:
             logger.info("stopped after %d projections", self._counts.projections)
             return
         self._report({"event": "done", **self._summary()})
-        # what a detector measures after somebody has said that it is enough is not missed
-        if self._ended_early is None:
+        # what a detector measures after somebody has said that it is enough is not missed; losses before are
+        counts = self._source_counts()
+        if self._ended_early is None or counts.get("frames_lost") or counts.get("frames_dropped"):
             self._source.check_complete()
+
+    def _source_counts(self) -> Mapping[str, int]:
+        """Return what the source has counted, until the scan ended."""
+        return self._source.counts if self._counts_at_end is None else self._counts_at_end
 
     @property
     def _ended_early(self) -> str | None:
@@ -327,6 +333,7 @@ class _Play:
                 self._serve(0)
             if self._ended_early is not None:
                 logger.info("ended after %d projections: %s", counts.projections, self._ended_early)
+                self._counts_at_end = dict(self._source.counts)
                 return
             frame = next(frames, None)
             if frame is None:
@@ -415,6 +422,6 @@ class _Play:
             "first_projection_at": self._counts.first_projection_at,
             "projections_per_s": self._counts.rate,
             "late_s": self._counts.late_s,
-            **self._source.counts,
+            **self._source_counts(),
             **({} if self._ended_early is None else {"ended_early": self._ended_early}),
         }
