@@ -49,6 +49,11 @@ _DETECTOR, _SIMULATION, _TEST = range(3)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a phantom's ground truth to this HDF5 file first.",
 )
+@click.option(
+    "--steer",
+    metavar="tcp://HOST:PORT",
+    help="Take requests to end the scan early, as of quality --stop-daq. Whoever reaches it can.",
+)
 @substitute_options
 @reconnect_timeout_option()
 @reading_options
@@ -193,6 +198,7 @@ _PASSED_ON = (
     "synch",
     "subscribers",
     "reconnect_timeout_s",
+    "steer",
 )
 
 

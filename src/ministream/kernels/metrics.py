@@ -8,13 +8,10 @@ comparing it.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
-Mask = npt.NDArray[np.bool_]
+from ministream.kernels.pairs import FloatArray, Mask, pairs, span
 
 _SSIM_SIGMA = 1.5
 
@@ -46,7 +43,7 @@ def mse(image: FloatArray, truth: FloatArray, mask: Mask | None = None) -> float
     ValueError
         The shapes do not fit.
     """
-    slices, references, mask = _pairs(image, truth, mask)
+    slices, references, mask = pairs(image, truth, mask)
     return float(np.mean([_mse(a[mask], b[mask]) for a, b in zip(slices, references, strict=True)]))
 
 
@@ -65,11 +62,11 @@ def psnr(image: FloatArray, truth: FloatArray, mask: Mask | None = None) -> floa
     ValueError
         The shapes do not fit, or the truth is constant.
     """
-    slices, references, mask = _pairs(image, truth, mask)
+    slices, references, mask = pairs(image, truth, mask)
     ratios = []
     for one, reference in zip(slices, references, strict=True):
-        error, span = _mse(one[mask], reference[mask]), _span(reference)
-        ratios.append(math.inf if error == 0 else 10 * math.log10(span**2 / error))
+        error, extent = _mse(one[mask], reference[mask]), span(reference)
+        ratios.append(math.inf if error == 0 else 10 * math.log10(extent**2 / error))
     return float(np.mean(ratios))
 
 
@@ -96,13 +93,13 @@ def ssim(image: FloatArray, truth: FloatArray, mask: Mask | None = None) -> floa
     """
     from skimage.metrics import structural_similarity
 
-    slices, references, mask = _pairs(image, truth, mask)
+    slices, references, mask = pairs(image, truth, mask)
     means = []
     for one, reference in zip(slices, references, strict=True):
         _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
             one,
             reference,
-            data_range=_span(reference),
+            data_range=span(reference),
             gaussian_weights=True,
             sigma=_SSIM_SIGMA,
             use_sample_covariance=False,
@@ -127,7 +124,7 @@ def relative_change(image: FloatArray, previous: FloatArray, mask: Mask | None =
     ValueError
         The shapes do not fit.
     """
-    slices, references, mask = _pairs(image, previous, mask)
+    slices, references, mask = pairs(image, previous, mask)
     change = float(np.linalg.norm((slices - references)[:, mask]))
     size = float(np.linalg.norm(slices[:, mask]))
     if size == 0:
@@ -139,7 +136,9 @@ def sharpness(image: FloatArray, mask: Mask | None = None) -> float:
     """Return the RMS gradient relative to the spread of the values: larger is sharper, or noisier.
 
     The gradient is from central differences, per pixel; the spread is the standard deviation. So the figure
-    depends neither on the scale nor on the offset of the values. 0 for a constant image.
+    depends neither on the scale nor on the offset of the values. 0 for a constant image. Squared gradients
+    are a classic measure of focus [1]_. Noise has gradients too: read it together with
+    `ministream.kernels.noreference.noise`.
 
     Parameters
     ----------
@@ -150,8 +149,13 @@ def sharpness(image: FloatArray, mask: Mask | None = None) -> float:
     ------
     ValueError
         Not an image, or the mask does not fit.
+
+    References
+    ----------
+    .. [1] F. C. A. Groen, I. T. Young, G. Ligthart: A comparison of different focus functions for use in
+       autofocus algorithms. Cytometry 6 (1985) 81.
     """
-    slices, _, mask = _pairs(image, image, mask)
+    slices, _, mask = pairs(image, image, mask)
     figures = []
     for one in slices:
         spread = float(one[mask].std())
@@ -163,25 +167,3 @@ def sharpness(image: FloatArray, mask: Mask | None = None) -> float:
 
 def _mse(image: FloatArray, truth: FloatArray) -> float:
     return float(np.mean((image - truth) ** 2))
-
-
-def _span(truth: FloatArray) -> float:
-    span = float(truth.max() - truth.min())
-    if not span > 0:
-        raise ValueError("the reference has one value everywhere: it has no range to measure errors against")
-    return span
-
-
-def _pairs(image: FloatArray, truth: FloatArray, mask: Mask | None) -> tuple[FloatArray, FloatArray, Mask]:
-    """Return both as float64 stacks of slices, and a mask."""
-    if image.shape != truth.shape:
-        raise ValueError(f"an image of shape {image.shape} cannot be compared with one of {truth.shape}")
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(f"shape {image.shape}: (y, x) or (slice, y, x) is needed")
-    shape = image.shape[-2:]
-    if mask is None:
-        mask = np.ones(shape, np.bool_)
-    if mask.shape != shape or not mask.any():
-        raise ValueError(f"the mask {mask.shape} does not fit slices of {shape}, or holds no pixel")
-    stack = (-1, *shape)
-    return image.reshape(stack).astype(np.float64), truth.reshape(stack).astype(np.float64), mask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ministream.sinks import merge_volumes, read_volume, replacing, write_picture
-from ministream.stages.quality import judge
+from ministream.stages.judging import judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

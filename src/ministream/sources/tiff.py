@@ -155,7 +155,7 @@ def _fields(
     if named is not None:
         # within the folder, or anywhere
         there = path / named if path.is_dir() and (path / named).exists() else Path(named)
-        files = _files(there) if there.is_dir() else [there]
+        files = tiff_files(there) if there.is_dir() else [there]
         if not files:
             raise InputError(f"{there}: there are no TIFF files (.tif, .tiff) in it")
     if files:
@@ -175,12 +175,12 @@ def _sort(path: Path) -> dict[FrameKind, list[Path]]:
     if not path.is_dir():
         found[FrameKind.PROJECTION] = [path]
         return found
-    for file in _files(path):
+    for file in tiff_files(path):
         found[_kind_of(file.name) or FrameKind.PROJECTION].append(file)
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         kind = _kind_of(folder.name)
         if kind is not None:
-            found[kind] += _files(folder)
+            found[kind] += tiff_files(folder)
     return found
 
 
@@ -191,7 +191,14 @@ def _kind_of(name: str) -> FrameKind | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
+def tiff_files(folder: Path) -> list[Path]:
+    """Return the TIFF files of a folder, as people number them.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be read.
+    """
     try:
         files = [entry for entry in folder.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file()]
     except OSError as error:

@@ -22,6 +22,7 @@ from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.sinks import write_volume
 from ministream.sources import Source, SourceOptions, ViewOrder, open_source
 from ministream.stages.frame_publisher import SEND_QUEUE, FramePublisher
+from ministream.stages.steering import SteeringListener
 from ministream.transport import RECONNECT_TIMEOUT_S, FlowEvent, Joined, Left, Outlet
 from ministream.wire import encode
 
@@ -66,6 +67,8 @@ class DaqOptions:
         Pause before the scan is played again.
     reconnect_timeout_s : float
         How long a consumer whose connections are lost may take to come back.
+    steer : str or None
+        Where requests to end the scan early are taken, see `ministream.stages.steering`.
     """
 
     source: str = "phantom"
@@ -81,17 +84,19 @@ class DaqOptions:
     send_queue: int = SEND_QUEUE
     repeat_pause_s: float = 0.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+    steer: str | None = None
 
 
 def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
     """Play the scan; return when every consumer has acknowledged every frame, or soon after `stop`.
 
-    Reports ``ready`` (``address``, ``publish_address``, ``synch_address``, those that there are),
+    Reports ``ready`` (``address``, ``publish_address``, ``synch_address``, ``steering_address``, if there),
     ``progress`` (``projections_sent``, ``projections_total``, ``bytes_sent``, ``seconds``), ``done`` (also
     ``flat_fields_sent``, ``dark_fields_sent``, ``first_projection_at`` in Unix time, ``projections_per_s``,
-    ``late_s``: how far behind the asked rate at worst; and a detector's ``frames_lost``, ``frames_dropped``,
-    ``counter_restarts``; ``frames_retransmitted``: sent again because a connection was
-    lost).
+    ``late_s``: how far behind the asked rate at worst; a detector's ``frames_lost``, ``frames_dropped``,
+    ``counter_restarts``; ``frames_retransmitted``: sent again because a connection was lost; and
+    ``ended_early``, the reason of whoever asked for it). A scan that ends early is whole for its consumers:
+    they get the end of it, and acknowledge what they have.
 
     Raises
     ------
@@ -132,8 +137,12 @@ def run(options: DaqOptions, report: Report, stop: threading.Event) -> None:
                 )
             )
             ready |= {"publish_address": publisher.address, "synch_address": publisher.synch_address}
+        steering = None
+        if options.steer is not None:
+            steering = held.enter_context(SteeringListener(options.steer))
+            ready["steering_address"] = steering.address
         report(ready)
-        _Play(options, source, description, flows, publisher, report, stop).run()
+        _Play(options, source, description, flows, publisher, steering, report, stop).run()
 
 
 def _check(options: DaqOptions) -> None:
@@ -280,6 +289,7 @@ class _Play:
         description: ScanDescription,
         flows: _Flows | None,
         publisher: FramePublisher | None,
+        steering: SteeringListener | None,
         report: Report,
         stop: threading.Event,
     ) -> None:
@@ -288,6 +298,9 @@ class _Play:
         self._description = description
         self._flows = flows
         self._publisher = publisher
+        self._steering = steering
+        self._playing = False
+        self._counts_at_end: Mapping[str, int] | None = None
         self._report = report
         self._stop = stop
         self._counts = _Counts()
@@ -301,13 +314,26 @@ class _Play:
                 self._serve(_POLL_S)
             logger.info("all consumers are there, %s begins", self._description.name)
             self._counts.started_s = time.monotonic()
+            self._playing = True
             self._play()
             self._finish()
         except _Stopped:
             logger.info("stopped after %d projections", self._counts.projections)
             return
         self._report({"event": "done", **self._summary()})
-        self._source.check_complete()
+        # what a detector measures after somebody has said that it is enough is not missed; losses before are
+        counts = self._source_counts()
+        if self._ended_early is None or counts.get("frames_lost") or counts.get("frames_dropped"):
+            self._source.check_complete()
+
+    def _source_counts(self) -> Mapping[str, int]:
+        """Return what the source has counted, until the scan ended."""
+        return self._source.counts if self._counts_at_end is None else self._counts_at_end
+
+    @property
+    def _ended_early(self) -> str | None:
+        """Why no more projections are wanted, if somebody has said so."""
+        return None if self._steering is None else self._steering.reason
 
     def _audiences(self) -> list[_Flows | FramePublisher]:
         return [audience for audience in (self._flows, self._publisher) if audience is not None]
@@ -318,8 +344,12 @@ class _Play:
         per_round = self._description.frames // self._options.reading.repeat
         while True:
             # a detector may need some time for the next one
-            while not self._source.wait(_TURN_S):
+            while self._ended_early is None and not self._source.wait(_TURN_S):
                 self._serve(0)
+            if self._ended_early is not None:
+                logger.info("ended after %d projections: %s", counts.projections, self._ended_early)
+                self._counts_at_end = dict(self._source.counts)
+                return
             frame = next(frames, None)
             if frame is None:
                 return
@@ -328,6 +358,8 @@ class _Play:
                 self._began_with = counts.projections
             due_s = self._due_s(frame)
             self._wait_until(due_s)
+            if self._ended_early is not None:
+                continue
             size = self._send(frame)
             if frame.kind is FrameKind.PROJECTION:
                 counts.first_projection_at = counts.first_projection_at or time.time()
@@ -349,7 +381,7 @@ class _Play:
         return self._began_s + number / self._options.rate
 
     def _wait_until(self, due_s: float) -> None:
-        while (wait_s := due_s - time.monotonic()) > 0:
+        while self._ended_early is None and (wait_s := due_s - time.monotonic()) > 0:
             self._serve(min(wait_s, _POLL_S))
 
     def _send(self, frame: Frame) -> int:
@@ -384,6 +416,8 @@ class _Play:
         audiences[0].serve(timeout_s)
         for other in audiences[1:]:
             other.serve(0)
+        if self._steering is not None:
+            self._steering.serve(playing=self._playing)
         if self._stop.is_set():
             raise _Stopped
 
@@ -403,6 +437,7 @@ class _Play:
             "first_projection_at": self._counts.first_projection_at,
             "projections_per_s": self._counts.rate,
             "late_s": self._counts.late_s,
-            **self._source.counts,
             "frames_retransmitted": 0 if self._flows is None else self._flows.retransmitted,
+            **self._source_counts(),
+            **({} if self._ended_early is None else {"ended_early": self._ended_early}),
         }

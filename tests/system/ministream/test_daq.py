@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
-from ministream.errors import ConnectionFailed
+from ministream.errors import ConnectionFailed, ProtocolError
 from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.sources import ViewOrder
 from ministream.sources.phantom import Phantom, PhantomOptions
+from ministream.stages.steering import ask_to_finish
 from ministream.transport import Ended, Inlet, Message
 from ministream.wire import decode
 from support.consuming import consume, event
@@ -250,3 +251,26 @@ def test_a_second_signal_forces_it(processes: MarkedProcesses) -> None:
         daq.send_signal(signal.SIGINT)
         daq.communicate(timeout=20)
         assert daq.returncode in (130, 143)
+
+
+def test_a_scan_that_is_asked_to_end_ends_well_and_early(processes: MarkedProcesses) -> None:
+    # ten projections a second: it would take a minute
+    daq = processes.start(
+        *("daq", "phantom:columns=64,rows=2,projections=600", "--rate", "10"),
+        *("--steer", "tcp://127.0.0.1:0", "--json"),
+    )
+    ready = event(daq)
+    with pytest.raises(ProtocolError, match="has not begun"):
+        ask_to_finish(ready["steering_address"], "too early")
+    projections = 0
+    with Inlet([ready["address"]], flow="c") as inlet:
+        while not isinstance(item := inlet.receive(30), Ended):
+            assert isinstance(item, Message)
+            projections += decode(item.payload, "uint16").kind is FrameKind.PROJECTION
+            inlet.acknowledge(item.sequence)
+            if projections == 5:
+                ask_to_finish(ready["steering_address"], "five are enough")
+    done = summary(daq)
+    assert done["ended_early"] == "five are enough"
+    assert done["projections_sent"] == projections
+    assert 5 <= projections < 100

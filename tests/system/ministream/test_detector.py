@@ -19,6 +19,7 @@ import pytest
 from ministream.errors import ConnectionFailed, InputError
 from ministream.frames import Frame, FrameKind
 from ministream.sources import Source, open_source
+from ministream.stages.steering import ask_to_finish
 from ministream.transport import Inlet
 from support.consuming import consume, event
 from support.detectors import P4P, PVAPY, DetectorProcess, loopback
@@ -420,6 +421,13 @@ tell(sent=300)
 
 
 def start_daq(processes: MarkedProcesses, detector: DetectorProcess, *options: str) -> tuple[Any, str]:
+    daq, ready = started_daq(processes, detector, *options)
+    return daq, ready["address"]
+
+
+def started_daq(
+    processes: MarkedProcesses, detector: DetectorProcess, *options: str
+) -> tuple[Any, dict[str, Any]]:
     os.environ.update(detector.environment)
     try:
         arguments = (f"pva:{detector.name}", "--angle-attribute", "Angle", "--dark-value", "0", *options)
@@ -429,7 +437,7 @@ def start_daq(processes: MarkedProcesses, detector: DetectorProcess, *options: s
             del os.environ[name]
     ready = event(daq)
     assert ready["event"] == "ready"
-    return daq, ready["address"]
+    return daq, ready
 
 
 def test_a_detector_streams_to_a_consumer(processes: MarkedProcesses) -> None:
@@ -485,6 +493,31 @@ def test_what_a_slow_consumer_loses_is_counted_and_told(processes: MarkedProcess
     done = json.loads(events[0])
     assert done["frames_dropped"] + done["frames_lost"] + len(numbers) - 1 == 300
     assert done["frames_dropped"] > 200
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [((), 0), (("--buffer", "10"), 4)], ids=["whole", "with losses"]
+)
+def test_the_scan_of_a_detector_may_be_ended_early_and_losses_before_are_told(
+    processes: MarkedProcesses, options: tuple[str, ...], code: int
+) -> None:
+    with DetectorProcess(P4P, STREAM) as detector:
+        detector.told()
+        steered = ("--projections", "1000", "--steer", "tcp://127.0.0.1:0", *options)
+        daq, ready = started_daq(processes, detector, *steered)
+        with Inlet([ready["address"]], flow="c", credits=2) as inlet:
+            inlet.await_description()
+            detector.go_on()
+            assert detector.told() == {"sent": 300}
+            ask_to_finish(ready["steering_address"], "300 are enough")
+            # what was not sent by then is not wanted
+            assert 0 < len(consume(inlet)) < 300
+        out, err = daq.communicate(timeout=30)
+    assert daq.returncode == code, err
+    (done,) = [json.loads(line) for line in out.splitlines() if '"done"' in line]
+    assert done["ended_early"] == "300 are enough"
+    assert (done["frames_dropped"] + done["frames_lost"] > 0) is bool(code)
+    assert ("were lost before they came here" in err) is bool(code)
 
 
 def test_a_signal_ends_it_while_it_waits_for_the_detector(processes: MarkedProcesses) -> None:

@@ -86,6 +86,38 @@ def test_every_projection_is_sent_received_and_reconstructed_once(
         assert json.loads(judged.stdout)["ssim"] > 0.8
 
 
+def test_the_daq_ends_when_the_image_has_had_enough_and_everybody_ends_well(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    source = "phantom:columns=48,rows=2,projections=1000,photons=100000"
+    steered = ("--order", "golden-angle", "--rate", "100", "--steer", "tcp://127.0.0.1:0")
+    daq = Stage(processes, "daq", source, *steered)
+    ready = daq.until("ready")
+    distributor = Stage(processes, "distribute", "--connect", ready["address"], "--center", "28.8")
+    address = distributor.until("ready")["address"]
+    worker = Stage(
+        processes,
+        *("reconstruct", "--connect", address, "--threads", "1", "--output", tmp_path / "part.h5"),
+    )
+    quality = Stage(
+        processes,
+        *("quality", "--connect", worker.until("ready")["address"], "--projections", "1000"),
+        *("--order", "golden-angle", "--stop-daq", ready["steering_address"]),
+    )
+    enough = quality.until("enough")
+    assert enough["daq_asked"] is True
+    assert 250 <= enough["projections"] < 1000
+    sent = daq.done()
+    assert "projections" in sent["ended_early"]
+    assert enough["projections"] <= sent["projections_sent"] < 1000
+    assert distributor.done()["projections_received"] == sent["projections_sent"]
+    assert worker.done()["projections_reconstructed"] == sent["projections_sent"]
+    judged = quality.done()
+    assert judged["projections"] == sent["projections_sent"]
+    with h5py.File(tmp_path / "part.h5") as file:
+        assert file["exchange/data"].shape == (2, 48, 48)
+
+
 def test_a_slow_worker_slows_the_daq_and_nothing_is_lost(processes: MarkedProcesses, tmp_path: Path) -> None:
     daq, distributor, (worker,) = start(
         processes, tmp_path, distribute_options=("--credits", "8"), worker_options=("--credits", "4")

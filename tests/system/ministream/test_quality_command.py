@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -31,6 +32,28 @@ def test_two_files_are_compared_as_json(processes: MarkedProcesses, volume: Path
     assert figures["ssim"] == pytest.approx(1)
     assert figures["mse"] == 0
     assert figures["psnr"] is None
+    assert figures["uqi"] == 1
+    assert "MS-SSIM is left out" in finished.stderr
+
+
+def test_files_of_other_programs_are_compared_and_drawn(
+    processes: MarkedProcesses, volume: Path, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).random((2, 180, 180)).astype(np.float32)
+    np.save(tmp_path / "reference.npy", images)
+    with h5py.File(tmp_path / "000001-recon.h5", "w") as file:
+        file["data"] = images + 0.1
+    plot = tmp_path / "slices.svg"
+    finished = processes.run(
+        *("quality", f"{tmp_path}/000001-recon.h5:/data", tmp_path / "reference.npy"),
+        *("--json", "--whole", "--plot", plot),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert not finished.stderr
+    figures = json.loads(finished.stdout)
+    assert figures["mse"] == pytest.approx(0.01, rel=1e-4)
+    assert 0.9 < figures["ms_ssim"] < 1
+    assert "<!-- ms_ssim -->" in plot.read_text()
 
 
 def test_one_file_is_judged_as_a_table(processes: MarkedProcesses, volume: Path) -> None:
@@ -98,6 +121,10 @@ def test_live_it_ends_on_sigterm(processes: MarkedProcesses) -> None:
         (("a.h5", "--reference", "b.h5"), 2, "--reference is for --connect"),
         (("--connect", "tcp://127.0.0.1:9", "--connect-timeout", "0.3"), 4, "127.0.0.1:9"),
         (("--connect", "nonsense"), 4, "nonsense"),
+        (("a.h5", "--tolerance", "0.1"), 2, "--tolerance is for --connect"),
+        (("a.h5", "--stop-daq", "tcp://127.0.0.1:9"), 2, "--stop-daq is for --connect"),
+        (("--connect", "tcp://127.0.0.1:9", "--stop-daq", "tcp://127.0.0.1:9"), 2, "needs --projections"),
+        (("nowhere.h5", "--plot", "a.gif"), 3, "a.gif"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_a_code(

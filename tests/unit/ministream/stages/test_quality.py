@@ -1,4 +1,4 @@
-"""Judgements of files, and of volumes that are being published."""
+"""Judgements of volumes that are being published; enough, and what follows from it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 from ministream.errors import ConnectionFailed, InputError, MiniStreamError
 from ministream.sinks import write_volume
+from ministream.sources import ViewOrder
 from ministream.stages import broadcast
 from ministream.stages.broadcast import VolumePublisher
-from ministream.stages.quality import QualityOptions, judge, judge_files, run
+from ministream.stages.quality import QualityOptions, run
+from ministream.stages.steering import SteeringListener
 
 WAIT_S = 20.0
 
@@ -65,62 +66,13 @@ def publish(publisher: VolumePublisher, volume: np.ndarray, projections: int, be
     publisher.offer([volume], slice_begin=begin, projections=projections, rotation_center=15.5)
 
 
-def test_less_noise_is_better_by_every_figure() -> None:
-    good, bad = judge(noisy(0.02), truth()), judge(noisy(0.2), truth())
-    assert set(good) == {"ssim", "psnr", "mse", "sharpness"}
-    assert good["ssim"] > bad["ssim"]
-    assert good["psnr"] > bad["psnr"]
-    assert good["mse"] < bad["mse"]
-    assert good["mse"] == pytest.approx(0.02**2, rel=0.1)
-
-
-def test_without_a_reference_there_is_sharpness_alone() -> None:
-    assert set(judge(truth())) == {"sharpness"}
-
-
-@pytest.mark.parametrize(
-    ("volume", "reference", "message"),
-    [
-        (truth()[0], None, r"\(32, 32\)"),
-        (truth()[:, :, :-1], None, r"\(2, 32, 31\)"),
-        (truth(size=8), None, "at least 11"),
-        (truth(2), truth(3), r"\(2, 32, 32\).*\(3, 32, 32\)"),
-        (truth(), 0 * truth(), "one value everywhere"),
-    ],
-)
-def test_what_cannot_be_judged_is_an_input_error(
-    volume: np.ndarray, reference: np.ndarray | None, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        judge(volume, reference)
-
-
-def test_files_are_judged(tmp_path: Path) -> None:
-    write_volume(tmp_path / "volume.h5", noisy(0.1))
-    write_volume(tmp_path / "truth.h5", truth())
-    assert judge_files(tmp_path / "volume.h5", tmp_path / "truth.h5") == judge(noisy(0.1), truth())
-    assert judge_files(tmp_path / "volume.h5") == judge(noisy(0.1))
-
-
-def test_a_file_with_nan_is_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "volume.h5", "w") as file:
-        file["exchange/data"] = np.full((1, 16, 16), np.nan, np.float32)
-    with pytest.raises(InputError, match="not finite"):
-        judge_files(tmp_path / "volume.h5")
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.h5"):
-        judge_files(tmp_path / "nowhere.h5")
-
-
 def test_live_the_slices_of_all_workers_are_judged_against_the_reference(tmp_path: Path) -> None:
     write_volume(tmp_path / "truth.h5", truth(3))
     with (
         VolumePublisher("tcp://127.0.0.1:0", interval_s=0.02) as first,
         VolumePublisher("tcp://127.0.0.1:0", interval_s=0.02) as second,
     ):
-        judge_ = Judge(first.address, second.address, reference=tmp_path / "truth.h5")
+        judge_ = Judge(first.address, second.address, reference=str(tmp_path / "truth.h5"))
 
         def go_on() -> None:
             publish(first, noisy(0.5, 3)[:2], 10)
@@ -183,8 +135,98 @@ def test_workers_that_are_not_there_are_a_failed_connection() -> None:
 def test_a_reference_that_does_not_fit_is_an_input_error(tmp_path: Path) -> None:
     write_volume(tmp_path / "truth.h5", truth(3))
     with VolumePublisher("tcp://127.0.0.1:0", interval_s=0.02) as publisher:
-        judge_ = Judge(publisher.address, reference=tmp_path / "truth.h5")
+        judge_ = Judge(publisher.address, reference=str(tmp_path / "truth.h5"))
         judge_.wait(lambda: judge_.error is not None, lambda: publish(publisher, truth(2), 4))
         judge_.join()
     assert isinstance(judge_.error, InputError)
     assert "(3, 32, 32)" in str(judge_.error)
+
+
+def follow(judge_: Judge, publisher: VolumePublisher, volumes: list[np.ndarray], step: int) -> None:
+    """Publish volumes of ever more projections, each as soon as the one before has been judged."""
+    for number, volume in enumerate(volumes, 1):
+        judge_.wait(
+            lambda number=number: any(e["projections"] == number * step for e in judge_.events),
+            lambda number=number, volume=volume: publish(publisher, volume, number * step),
+        )
+
+
+CALMING = [truth() * (1 - np.float32(0.4) ** number) for number in range(1, 13)]
+
+
+def test_enough_is_told_once_and_the_daq_is_asked(tmp_path: Path) -> None:
+    with (
+        SteeringListener("tcp://127.0.0.1:0") as daq,
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0.01) as publisher,
+    ):
+        serving = threading.Event()
+
+        def serve() -> None:
+            while not serving.wait(0.01):
+                daq.serve(playing=True)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        judge_ = Judge(
+            publisher.address,
+            projections=200,
+            order=ViewOrder.GOLDEN_ANGLE,
+            stop_daq=daq.address,
+            plot=tmp_path / "live.svg",
+        )
+        follow(judge_, publisher, CALMING, 10)
+        publisher.finish([CALMING[-1]], slice_begin=0, projections=120, rotation_center=15.5)
+        judge_.join()
+        serving.set()
+        server.join()
+    assert judge_.error is None
+    (enough,) = [event for event in judge_.events if event["event"] == "enough"]
+    # 0.6 * 0.4^(n - 1) of the last: 3.8 % from 30 to 40, 1.5 % from 40 to 50, and two more
+    assert enough["projections"] == 70
+    assert enough["projections_total"] == 200
+    assert enough["daq_asked"] is True
+    assert daq.reason is not None
+    assert "70 projections" in daq.reason
+    assert judge_.events[-1]["enough_at"] == 70
+    assert "enough: 70 projections" in (tmp_path / "live.svg").read_text()
+
+
+def test_a_daq_that_does_not_answer_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        SteeringListener("tcp://127.0.0.1:0") as daq,
+        VolumePublisher("tcp://127.0.0.1:0", interval_s=0.01) as publisher,
+    ):
+        serving = threading.Event()
+
+        def serve() -> None:
+            while not serving.wait(0.01):
+                daq.serve(playing=False)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        judge_ = Judge(publisher.address, projections=200, order=ViewOrder.INTERLACED, stop_daq=daq.address)
+        follow(judge_, publisher, CALMING, 10)
+        judge_.stop.set()
+        judge_.join()
+        serving.set()
+        server.join()
+    assert judge_.error is None
+    (enough,) = [event for event in judge_.events if event["event"] == "enough"]
+    assert enough["daq_asked"] is False
+    assert "has not begun" in caplog.text
+
+
+def test_as_measured_a_part_of_the_half_turn_is_not_enough() -> None:
+    with VolumePublisher("tcp://127.0.0.1:0", interval_s=0.01) as publisher:
+        judge_ = Judge(publisher.address, projections=200)
+        follow(judge_, publisher, CALMING, 10)
+        judge_.stop.set()
+        judge_.join()
+    assert {event["event"] for event in judge_.events} == {"progress"}
+    assert judge_.events[-1]["enough_at"] is None
+
+
+def test_to_stop_the_daq_the_projections_must_be_known() -> None:
+    judge_ = Judge("tcp://127.0.0.1:9", stop_daq="tcp://127.0.0.1:9")
+    judge_.join()
+    assert "--projections" in str(judge_.error)
