@@ -16,6 +16,7 @@ import pytest
 
 from scistream.core.endpoint import Endpoint
 from scistream.dataserver.native import NativeBackend
+from scistream.dataserver.native.reverse_dialling import LEAST_READY
 from support.relays import (
     LOCALHOST,
     Background,
@@ -116,7 +117,9 @@ def test_peers_that_are_idle_for_longer_than_they_may_be_silent_are_asked_and_no
         near.sendall(b"first")
         assert receive(far, 5) == b"first"
         # the kernel asks on both legs of both data servers; an answer is enough, however long nothing is said
-        until(lambda: _keepalive_timers(one_worker_path) == 4, "all four are kept alive")
+        # (and on both ends of those that a reverse session keeps ready)
+        expected = 4 + 2 * LEAST_READY * one_worker_path.reverse
+        until(lambda: _keepalive_timers(one_worker_path) == expected, "all are kept alive")
         idle = threading.Event()
         idle.wait(2 * PEER_TIMEOUT_S)  # what is tried, nothing is waited for
         far.sendall(b"last")

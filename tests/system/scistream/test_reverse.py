@@ -302,7 +302,8 @@ def test_a_reservation_outlives_the_control_server_with_all_its_ports(
     waiting = start_program(
         "s2uc", "cons-req", "one", "--reverse", "--num-conn=2", "--rate=0", "--plain", *server.options()
     )
-    until(lambda: not any(map(can_be_bound, ports)))
+    until(lambda: s2uc("status", "one", *server.options()).code == 0)
+    assert not any(map(can_be_bound, ports))
     server.process.kill()
     server.process.wait(30)
     assert server.process.stdout is not None

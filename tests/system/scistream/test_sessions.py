@@ -274,7 +274,7 @@ def data_server_of(server: ControlServerProcess) -> psutil.Process:
 
 def worker_that_carries(server: ControlServerProcess, app: Application) -> psutil.Process:
     """The worker with a connection to the application."""
-    port = app.port
+    port = Endpoint.parse(app.address).port
     (carrier,) = (
         worker
         for worker in data_server_of(server).children()
