@@ -110,6 +110,7 @@ class ControlServer:
             logger.warning("the control port is not encrypted: tokens can be read on the way to it")
         credentials = _tls_credentials(config) if config.tls else None
         backend = self._given_backend or create_backend(config.data_server, config.data_server_settings)
+        _check_abilities(config, backend)
         state, journal, persistence = self._open_state()
         gateway = self._gateway(backend, state)
         table = SessionTable(
@@ -297,3 +298,27 @@ def _tls_credentials(config: ControlServerConfig) -> grpc.ServerCredentials:
             f"{config.private_key} is not the key of {config.certificate}; make both with: s2cs cert"
         )
     return grpc.ssl_server_credentials([(key_pem, certificate_pem)])
+
+
+def _check_abilities(config: ControlServerConfig, backend: DataServerBackend) -> None:
+    """Refuse what no session of this gateway could have; say what some cannot.
+
+    Raises
+    ------
+    ConfigurationError
+        The data server cannot do what the configuration asks for.
+    """
+    name = config.data_server
+    if config.pace and not backend.paces:
+        raise ConfigurationError(
+            f"{name} cannot hold a session to its rate: leave --pace out, or use the native data server"
+        )
+    if config.pace and backend.multipath_listeners:
+        logger.warning("the kernel cannot pace MPTCP: with --pace, listeners accept TCP only")
+    if not backend.forwards_plain and config.encryption is not Encryption.REQUIRED:
+        if config.encryption is Encryption.NONE:
+            raise ConfigurationError(
+                f"{name} forwards encrypted sessions only: leave --encryption none out, or use another data "
+                "server"
+            )
+        logger.warning("%s forwards encrypted sessions only: plain ones are refused", name)

@@ -244,10 +244,16 @@ class DataServerBackend(ABC):
         other side's has to know, as it takes such an end for that of a cut stream.
     reverses : bool
         Whether a session's producer side can dial the consumer's (`Reverse`).
+    paces : bool
+        Whether a session can be held to a rate.
+    forwards_plain : bool
+        Whether a session need not be encrypted.
     """
 
     omits_close_notify: ClassVar[bool] = False
     reverses: ClassVar[bool] = False
+    paces: ClassVar[bool] = False
+    forwards_plain: ClassVar[bool] = True
 
     @abstractmethod
     async def open(self, persistence: Persistence | None = None) -> None:

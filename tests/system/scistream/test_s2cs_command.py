@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -151,6 +152,28 @@ def test_the_native_data_server_works_as_the_operator_has_said(gateways: Gateway
     assert len(tree) == 2  # a supervisor and one worker
     settings = json.loads(tree[0].cmdline()[tree[0].cmdline().index("--settings") + 1])
     assert (settings["workers"], settings["congestion_wan"], settings["dscp"]) == (1, "reno", 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--type=haproxy", "--pace"), "haproxy cannot hold a session to its rate: leave --pace out"),
+        (("--type=StunnelSubprocess", "--encryption=none"), "forwards encrypted sessions only"),
+    ],
+    ids=["pace", "plain"],
+)
+def test_what_the_data_server_cannot_do_is_refused_at_the_start(
+    gateways: Gateways, options: tuple[str, ...], complaint: str
+) -> None:
+    finished = run_program("s2cs", *gateways.arguments(*options))
+    assert finished.code == 3
+    assert complaint in finished.err
+
+
+@pytest.mark.peer("haproxy")
+def test_the_version_of_the_program_is_said_at_the_start(gateways: Gateways) -> None:
+    server = gateways.start("--type=haproxy")
+    until(lambda: re.search(r"data server haproxy \d+\.\d+\.?\d*: /", server.log.read_text()))
 
 
 def test_version() -> None:

@@ -45,6 +45,7 @@ class NativeBackend(TreeBackend):
     """
 
     reverses = True
+    paces = True
 
     def __init__(
         self,

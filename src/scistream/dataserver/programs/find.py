@@ -29,8 +29,8 @@ def find_binary(name: str, package: str, given: str | None) -> str:
     path = shutil.which(given or name, path=f"{os.environ.get('PATH', os.defpath)}:{_MORE_FOLDERS}")
     if path is None:
         raise DataServerError(
-            f"{given or name} is not installed, or not executable; type: apt install {package}, give its "
-            "path by the setting 'binary', or use the native data server"
+            f"{given or name} is not installed, or not executable; type: apt install {package}, put the "
+            "folder of another one on PATH, or use the native data server"
         )
     return str(Path(path).absolute())
 

@@ -160,7 +160,7 @@ class ThisMachine(Place):
 
     def remedy(self, package: str) -> str:
         """Return what to install."""
-        return f"apt install {package}, give the path of another by the setting 'binary'"
+        return f"apt install {package}, put the folder of another one on PATH"
 
     def output_of(self, arguments: Sequence[str]) -> str:
         """Return what a program says of itself."""

@@ -8,6 +8,7 @@ its connections.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 from abc import ABC, abstractmethod
@@ -21,6 +22,8 @@ from scistream.dataserver.programs.place import ENVIRONMENT, Place
 from scistream.dataserver.programs.plan import Plan
 from scistream.dataserver.programs.running import RunningProgram
 from scistream.errors import DataServerError
+
+logger = logging.getLogger(__name__)
 
 CIPHERSUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 """The fastest first, where the processor has AES instructions."""
@@ -107,6 +110,12 @@ class Program(ABC):
             raise self.lacks(
                 f"is version {'.'.join(map(str, version))}; at least {'.'.join(map(str, oldest))} is needed"
             )
+        logger.info(
+            "data server %s %s: %s",
+            self.name,
+            ".".join(map(str, version)),
+            self.place.called(self.binary),
+        )
         return version
 
     def check_plan(self, plan: Plan) -> None:

@@ -19,6 +19,8 @@ class StunnelBackend(ProgramBackend):
         Its file; None looks for it where the system has its programs.
     """
 
+    forwards_plain = False
+
     def __init__(self, *, workers: int = 1, binary: str | None = None) -> None:
         super().__init__("stunnel", workers=workers, binary=binary)
 
@@ -33,6 +35,8 @@ class StunnelContainerBackend(ContainerBackend):
     image, engine : str or None
         As of `ContainerBackend`.
     """
+
+    forwards_plain = False
 
     def __init__(self, *, workers: int = 1, image: str | None = None, engine: str | None = None) -> None:
         super().__init__("stunnel", workers=workers, image=image, engine=engine)
