@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +16,16 @@ import psutil
 import pytest
 
 from scistream.dataserver import DataServer, DataServerBackend, DataServerSpec, TlsLeg, create_backend
+from scistream.dataserver.base import Persistence
 from scistream.dataserver.containers.engine import OWNER_LABEL, Engine
 from scistream.dataserver.containers.owner import name_of
+from scistream.dataserver.tree.fanout import ANSWER_LIMIT_S
 from scistream.errors import ConfigurationError, DataServerError
 from support.container_engine import ContainerEngine, running_engine
 from support.data_servers import CONTAINERS, options_of
 from support.relays import (
+    LOCALHOST,
+    TIMEOUT_S,
     Background,
     Identity,
     LoopThread,
@@ -65,13 +72,15 @@ class OneSession:
 
 
 @contextlib.contextmanager
-def _opened(kind: str, options: dict[str, Any]) -> Iterator[OneSession]:
+def _opened(
+    kind: str, options: dict[str, Any], persistence: Persistence | None = None
+) -> Iterator[OneSession]:
     backend = create_backend(kind, options)
     thread = LoopThread()
     with contextlib.ExitStack() as stack:
         stack.callback(thread.close)
         stack.callback(lambda: thread.run(backend.close()))
-        thread.run(backend.open())
+        thread.run(backend.open(persistence))
         yield OneSession(thread, stack, backend)
 
 
@@ -143,6 +152,66 @@ def test_a_session_whose_engine_ends_is_given_up_and_says_so() -> None:
     assert f"the Docker Engine does not answer at {engine.url}" in reason
     assert "apt install docker.io" in reason
     assert "--container-engine" in reason
+
+
+@contextlib.contextmanager
+def _hung(engine: ContainerEngine) -> Iterator[None]:
+    """The engine does nothing; its containers run on."""
+    engine.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        engine.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.peer("dockerd", "haproxy")
+def test_an_engine_that_hangs_cuts_no_stream_when_sessions_start_and_stop(
+    container_engine: ContainerEngine, request: pytest.FixtureRequest
+) -> None:
+    with _opened("HaproxyContainer", options_of("haproxycontainer", request)) as session:
+        first = session.start()
+        listener, application = session.listener, session.application
+        other = session.start()
+        near = session.stack.enter_context(tls_context(PEER, OWN).wrap_socket(connect(listener)))
+        far = session.stack.enter_context(accept(application))
+        with _hung(container_engine):
+            before_s = time.monotonic()
+            session.thread.run(other.stop())
+            assert time.monotonic() - before_s < ANSWER_LIMIT_S / 2
+            before_s = time.monotonic()
+            with pytest.raises(DataServerError, match=r"haproxy does not start: .* does not call back"):
+                session.start()
+            assert time.monotonic() - before_s < ANSWER_LIMIT_S
+            near.sendall(b"hello")
+            assert receive(far, 5) == b"hello"
+        until(lambda: len(container_engine.containers()) == 1, "what was stopped and not started is removed")
+        near.sendall(b"again")
+        assert receive(far, 5) == b"again"
+        assert session.restarts == []
+        session.thread.run(first.stop())
+    until(lambda: container_engine.containers() == [], "all are removed")
+
+
+@pytest.mark.peer("dockerd", "haproxy")
+def test_a_session_that_is_stopped_while_the_engine_removes_its_container_leaves_nothing(
+    container_engine: ContainerEngine, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with _opened(
+        "HaproxyContainer", options_of("haproxycontainer", request), Persistence(tmp_path, 60)
+    ) as session:
+        server = session.start()
+        assert len([*tmp_path.rglob("own.pem")]) == 1
+        first, *_ = container_engine.processes()
+        with _hung(container_engine):
+            first.kill()
+            first.wait(TIMEOUT_S)
+            session.thread.run(server.stop())
+            assert [*tmp_path.rglob("own.pem")] == []
+            port = endpoint(session.listener).port
+            session.listener.close()
+            socket.create_server((LOCALHOST, port)).close()
+        until(lambda: container_engine.containers() == [], "the container is removed")
+        assert session.restarts == []
 
 
 @pytest.mark.peer("dockerd")

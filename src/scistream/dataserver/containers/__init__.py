@@ -5,6 +5,7 @@
     backend         the settings, as control servers give them
     place           what `programs` asks a place for: a program's version, its files, a process of it
     process         one process of a program, in a container of its own
+    removal         containers that have ended, on their way out of the engine
     engine          the Docker Engine: the image, containers made and removed
     interpreter     this Python, for the first process of any image
     first_process   that process: gets the program's sockets, runs it, ends with it or with the gateway

@@ -27,7 +27,10 @@ SCRATCH = "/.scistream/scratch"
 """The one folder in which programs can write; in memory."""
 SCRATCH_BYTES = 1 << 20
 OWNER_LABEL, SESSION_LABEL = "scistream.owner", "scistream.session"
-CALL_LIMIT_S = 10
+OPEN_LIMIT_S = 10
+"""How long the engine may take to answer at the start; systemd may start it then."""
+CALL_LIMIT_S = 5
+"""Later on; less than a session waits for its container."""
 REMOVED_LIMIT_S = 5.0
 _POLL_S = 0.02
 
@@ -63,6 +66,10 @@ class Order:
     max_tasks: int
 
 
+class EngineSilent(DataServerError):
+    """The engine has not answered, whatever it has done or is about to do."""
+
+
 class Engine:
     """The engine.
 
@@ -88,7 +95,7 @@ class Engine:
         """
         self._interpreter = Interpreter.of_this_process()
         self._owner = name_of(os.getpid())
-        with self._client() as client:
+        with self._client(OPEN_LIMIT_S) as client:
             self._version = str(client.api_version)
             options = client.info().get("SecurityOptions") or []
             if any("name=rootless" in option for option in options):
@@ -124,7 +131,7 @@ class Engine:
         """
         from docker import errors
 
-        with self._client() as client:
+        with self._client(OPEN_LIMIT_S) as client:
             try:
                 client.inspect_image(image)  # type: ignore[no-untyped-call]
             except errors.ImageNotFound as error:
@@ -194,8 +201,8 @@ class Engine:
             except errors.NotFound:
                 return False
 
-    def remove(self, name: str) -> None:
-        """Return when a container is gone, whatever it does.
+    def remove(self, name: str) -> bool:
+        """Return when a container is gone, whatever it does; whether there was one.
 
         Raises
         ------
@@ -203,25 +210,28 @@ class Engine:
             The engine does not remove it.
         """
         with self._client() as client:
-            self._remove(client, name)
+            return self._remove(client, name)
 
-    def _remove(self, client: APIClient, name: str) -> None:
+    def _remove(self, client: APIClient, name: str) -> bool:
         from docker import errors
 
+        found = False
         deadline = time.monotonic() + REMOVED_LIMIT_S
         while time.monotonic() < deadline:
             try:
                 client.remove_container(name, force=True, v=True)
+                found = True
             except errors.NotFound:
-                return
+                return found
             except errors.APIError as error:
                 if error.status_code != 409:  # the engine removes it already
                     raise
+                found = True
                 time.sleep(_POLL_S)
         raise DataServerError(f"container {name} is not removed within {REMOVED_LIMIT_S:g} s")
 
     @contextlib.contextmanager
-    def _client(self) -> Iterator[APIClient]:
+    def _client(self, limit_s: int = CALL_LIMIT_S) -> Iterator[APIClient]:
         """Connect, anew for each thread and use; what goes wrong meanwhile is one line."""
         try:
             from docker import APIClient, errors
@@ -232,14 +242,14 @@ class Engine:
             ) from error
         client: Any = None
         try:
-            client = APIClient(self._url, version=self._version, timeout=CALL_LIMIT_S)
+            client = APIClient(self._url, version=self._version, timeout=limit_s)
             yield client
         except errors.APIError as error:
             raise DataServerError(
                 f"the Docker Engine refuses: {_line(error.explanation or error)}"
             ) from error
         except (errors.DockerException, RequestException) as error:
-            raise DataServerError(
+            raise EngineSilent(
                 f"the Docker Engine does not answer at {self._url} ({_reason(error)}); see that it is "
                 "installed and runs (apt install docker.io; systemctl start docker) and lets this user in "
                 "(group docker), give another socket by --container-engine, or use --type without Container"

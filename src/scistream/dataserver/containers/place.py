@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scistream.dataserver.containers.engine import SCRATCH, Engine
+from scistream.dataserver.containers.engine import CALL_LIMIT_S, SCRATCH, Engine
 from scistream.dataserver.containers.process import ContainedProcess
+from scistream.dataserver.containers.removal import Removals
 from scistream.dataserver.programs.place import ENVIRONMENT, Place
 from scistream.dataserver.programs.program import connection_limit
-from scistream.dataserver.programs.running import Environment, RunningProgram
+from scistream.dataserver.programs.running import NOT_STARTED, Environment, RunningProgram
 from scistream.errors import DataServerError
 
 _SAID_LINES = 500
 _SAID_LIMIT_S = 12.0
 """How long a program may take to say its version; less than the control server waits."""
+_LEAVE_LIMIT_S = 1.5
+"""How long a worker's end waits for the engine; less than it may take before it is killed."""
 _NOT_FOUND = "ended with code 127"
 _TASKS = 1000
 _IS_FILE = "import os, sys; sys.exit(not os.path.isfile(sys.argv[1]))"
@@ -48,6 +51,7 @@ class ContainerPlace(Place):
     ) -> None:
         self._image = str(settings["image"])
         self._engine = Engine(str(settings["engine"]))
+        self._removals = Removals(self._engine)
         self._capabilities = tuple(capabilities)
         self._thread_per_connection = thread_per_connection
 
@@ -72,7 +76,7 @@ class ContainerPlace(Place):
         how, said = self._run(arguments)
         if how == _NOT_FOUND:
             raise DataServerError(f"the image {self._image} has no {arguments[0]}: {' / '.join(said)}")
-        if how.startswith("does not start"):
+        if how.startswith(NOT_STARTED):
             raise DataServerError(f"{self.called(arguments[0])} {how}")
         return "\n".join(said)
 
@@ -81,16 +85,26 @@ class ContainerPlace(Place):
         return self._run([*self._engine.interpreter.command, "-c", _IS_FILE, path])[0] == "ended with code 0"
 
     def enter(self) -> None:
-        """Do nothing: the engine starts them."""
+        """Have removals of its own: the engine starts programs."""
+        self._removals = Removals(self._engine)
+
+    async def leave(self) -> None:
+        """See the last containers removed."""
+        await self._removals.wait(_LEAVE_LIMIT_S)
 
     def _run(self, arguments: Sequence[str]) -> tuple[str, list[str]]:
-        folder = Path(tempfile.mkdtemp(prefix="scistream-container-"))
-        try:
-            return asyncio.run(
-                self.run_to_end(
+        async def run() -> tuple[str, list[str]]:
+            self._removals = Removals(self._engine)  # those of this loop
+            try:
+                return await self.run_to_end(
                     arguments, lambda _: ENVIRONMENT, folder, [], _SAID_LIMIT_S, "", kept_lines=_SAID_LINES
                 )
-            )
+            finally:
+                await self._removals.wait(CALL_LIMIT_S)  # no thread is to be there when workers are forked
+
+        folder = Path(tempfile.mkdtemp(prefix="scistream-container-"))
+        try:
+            return asyncio.run(run())
         finally:
             shutil.rmtree(folder)
 
@@ -106,6 +120,7 @@ class ContainerPlace(Place):
         """Return a process in a container of its own."""
         return ContainedProcess(
             self._engine,
+            self._removals,
             self._image,
             arguments,
             environment,

@@ -2,8 +2,10 @@
 
 `first_process` calls back over a Unix socket in the folder that the container sees; by that socket the
 program gets its descriptors, and its end is told. The kernel says which processes of this machine are at the
-other end; they are watched and told by that, without the engine. It ends with this process, however that
-ends: the first process sees its socket end, and with it the container ends.
+other end; they are watched, told and ended by that, without the engine. It ends with this process, however
+that ends: the first process sees its socket end, and with it the container ends.
+
+Nothing here waits for the engine for long: a worker that waits answers nobody, and is taken for a hung one.
 """
 
 from __future__ import annotations
@@ -22,15 +24,18 @@ from pathlib import Path
 
 from scistream.dataserver.containers.engine import Engine, Order
 from scistream.dataserver.containers.first_process import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES
+from scistream.dataserver.containers.removal import REMOVED_WAIT_S, Removals, in_thread
 from scistream.dataserver.programs.output import Output
-from scistream.dataserver.programs.running import Environment, RunningProgram
+from scistream.dataserver.programs.running import NOT_STARTED, Environment, RunningProgram
 from scistream.dataserver.tree.exits import describe_exit
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
 
-CALLED_LIMIT_S = 7.0
+CALLED_LIMIT_S = 5.0
 """How long a container may take to call; less than its session waits."""
+KILLED_LIMIT_S = 1.0
+"""How long the kernel may take to end a container's processes."""
 _ASK_S = 0.5
 """How often the engine is asked meanwhile whether it still runs."""
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7)
@@ -43,6 +48,8 @@ class ContainedProcess(RunningProgram):
     ----------
     engine : Engine
         Which makes the container.
+    removals : Removals
+        Of that engine.
     image : str
         What it is made from.
     arguments : sequence of str
@@ -66,6 +73,7 @@ class ContainedProcess(RunningProgram):
     def __init__(
         self,
         engine: Engine,
+        removals: Removals,
         image: str,
         arguments: Sequence[str],
         environment: Environment,
@@ -80,6 +88,7 @@ class ContainedProcess(RunningProgram):
         loop = asyncio.get_running_loop()
         name = f"scistream-{Path(arguments[0]).name}-{uuid.uuid4().hex[:12]}"
         self._engine = engine
+        self._removals = removals
         self._arguments = list(arguments)
         self._environment = environment
         self._order = Order(
@@ -95,6 +104,8 @@ class ContainedProcess(RunningProgram):
         self.ended = loop.create_future()
         self._processes: dict[int, int] = {}
         """pid → pidfd: the first process, and then the program."""
+        self._starting: asyncio.Future[None] | None = None
+        self._removed: asyncio.Event | None = None
         self._descriptors = [os.dup(descriptor) for descriptor in descriptors]
         self._output = Output(on_line)
         self._life = loop.create_task(self._live())
@@ -102,18 +113,21 @@ class ContainedProcess(RunningProgram):
 
     def signal(self, signum: signal.Signals) -> None:
         """Send the program a signal."""
-        if self.pid and not self.ended.done():
+        if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._processes[self.pid], signum)
 
     async def kill(self) -> None:
-        """End the container."""
-        if not self.ended.done():
-            if self.pid:
-                self._kill_first()
-            else:
-                self._life.cancel()
-            await asyncio.shield(self.ended)
+        """End the container; see that the engine has removed it, if it does so soon."""
+        if self.pid:
+            self._kill_first()
+        else:
+            self._life.cancel()
+        await asyncio.shield(self.ended)
+        if self._removed is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REMOVED_WAIT_S):
+                    await self._removed.wait()
 
     def pids_of(self, own: Collection[int]) -> Collection[int]:
         """Return its processes' numbers here, from those in its container."""
@@ -124,22 +138,42 @@ class ContainedProcess(RunningProgram):
             signal.pidfd_send_signal(next(iter(self._processes.values())), signal.SIGKILL)
 
     async def _see_it_end(self) -> None:
-        """Say how it has ended, once nothing of it is left."""
+        """Say how it has ended, once nothing of it runs; what the engine keeps of it goes later."""
+        how = "was given up by a fault of ours"
         try:
             how = await self._life
         except asyncio.CancelledError:
             how = "was ended before it had started"
         except DataServerError as error:
-            how = f"does not start: {error}"
-        for descriptor in [*self._descriptors, *self._processes.values()]:
+            how = f"{NOT_STARTED}: {error}"
+        except Exception:
+            logger.exception("container %s is given up", self._order.name)
+        finally:
+            try:
+                await self._end_processes()
+                self._output.close()
+                for descriptor in self._descriptors:
+                    os.close(descriptor)
+                self._descriptors.clear()
+            finally:
+                self._removed = self._removals.add(self._order.name, self._starting)
+                self.ended.set_result(how)
+
+    async def _end_processes(self) -> None:
+        """See all processes end that are known, as the first one's end is that of all; forget them."""
+        if self._processes:
+            self._kill_first()
+            try:
+                async with asyncio.timeout(KILLED_LIMIT_S):
+                    await _readable(next(iter(self._processes.values())))
+            except TimeoutError:
+                logger.warning("container %s was killed and does not end", self._order.name)
+        self.pid = 0
+        # their numbers are others' from now on
+        descriptors = list(self._processes.values())
+        self._processes.clear()
+        for descriptor in descriptors:
             os.close(descriptor)
-        self._descriptors.clear()
-        self._output.close()
-        try:
-            await asyncio.to_thread(self._engine.remove, self._order.name)
-        except DataServerError as error:
-            logger.warning("container %s cannot be seen to be gone: %s", self._order.name, error)
-        self.ended.set_result(how)
 
     async def _live(self) -> str:
         """Have the container made, give the program what is its, and return how it has ended."""
@@ -149,7 +183,12 @@ class ContainedProcess(RunningProgram):
             finally:
                 (self._order.folder / self._order.argument).unlink(missing_ok=True)
         with control:
-            await self._hand_over(control)
+            try:
+                await self._hand_over(control)
+            except OSError as error:
+                raise DataServerError(
+                    f"a container of {self._order.image} is lost before its program starts: {error.strerror}"
+                ) from error
             first = next(iter(self._processes.values()))
             await _readable(first)
             return self._last_words(control)
@@ -163,24 +202,23 @@ class ContainedProcess(RunningProgram):
             There will be none.
         """
         loop = asyncio.get_running_loop()
-        starting = asyncio.ensure_future(asyncio.to_thread(self._engine.start, self._order))
+        self._starting = in_thread(self._engine.start, self._order)
         calling = asyncio.ensure_future(loop.sock_accept(listener))
         try:
             async with asyncio.timeout(CALLED_LIMIT_S):
-                await asyncio.shield(starting)
+                await asyncio.shield(self._starting)
                 while not (await asyncio.wait({calling}, timeout=_ASK_S))[0]:
-                    if not await asyncio.to_thread(self._engine.is_running, self._order.name):
+                    if not await in_thread(self._engine.is_running, self._order.name):
                         raise DataServerError(f"a container of {self._order.image} ends before it calls back")
             return calling.result()[0]
         except TimeoutError as error:
             raise DataServerError(
                 f"a container of {self._order.image} does not call back within {CALLED_LIMIT_S:g} s; is the "
-                "Docker Engine on this machine?"
+                "Docker Engine on this machine, and does it answer?"
             ) from error
         finally:
             calling.cancel()
-            # what is being made can only be removed when it is there
-            await asyncio.wait({starting, calling})
+            await asyncio.wait({calling})  # it watches the listener
 
     async def _hand_over(self, control: socket.socket) -> None:
         """Give the program its arguments, environment and descriptors."""
@@ -191,7 +229,7 @@ class ContainedProcess(RunningProgram):
         self._see(first, uid)
         await _readable(control.fileno())
         data, ancillary, _, _ = control.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
-        if not data:
+        if not data or not ancillary:
             raise DataServerError(f"a container of {self._order.image} ends before its program starts")
         program, uid, _ = _CREDENTIALS.unpack(ancillary[0][2])
         self._see(program, uid)
@@ -233,7 +271,7 @@ class ContainedProcess(RunningProgram):
         """Return how the program has ended, as the first process has said."""
         try:
             message = control.recv(MAX_MESSAGE_BYTES)
-        except (BlockingIOError, ConnectionResetError):
+        except OSError:
             message = b""
         if message:
             return describe_exit(int(json.loads(message)["status"]))

@@ -69,6 +69,9 @@ class Place(ABC):
     def enter(self) -> None:
         """Make this process one that can start programs there."""
 
+    async def leave(self) -> None:  # noqa: B027 - most leave nothing
+        """Clear away, not for long, what programs that have ended have left there."""
+
     @abstractmethod
     def start(
         self,

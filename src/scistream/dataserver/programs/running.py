@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 
 Environment = Callable[[int], Mapping[str, str]]
 """Returns a program's environment, from its pid as it sees that itself."""
+NOT_STARTED = "does not start"
+"""How the end of one begins that has never run."""
 
 
 class RunningProgram(ABC):

@@ -21,13 +21,14 @@ from scistream.dataserver.programs.plan import Plan, plan_of
 from scistream.dataserver.programs.process import END_LIMIT_S
 from scistream.dataserver.programs.program import KEEPALIVE_IDLE_S, Figures, Instance, Program, add
 from scistream.dataserver.programs.render import SessionFolder
+from scistream.dataserver.programs.running import NOT_STARTED
 from scistream.dataserver.tree.children import DEATHS_WITHIN_S, MAX_DEATHS
 from scistream.errors import DataServerError
 
 logger = logging.getLogger(__name__)
 
-READY_LIMIT_S = 8.0
-"""Within which a program answers; less than the control server waits."""
+READY_LIMIT_S = 6.0
+"""Within which a program answers; less than a request may take (`scistream.dataserver.programs.worker`)."""
 BACK_OFF_S = 0.1
 """Waited after the second death; twice as long after each one more."""
 LISTEN_BACKLOG = 4096
@@ -124,8 +125,10 @@ class Session:
             self._body = changed
             try:
                 await self._until(before, before.finish())
-            except DataServerError as error:
-                logger.warning("session %s: connections to the target before are lost: %s", self.uid, error)
+            except (DataServerError, asyncio.CancelledError) as error:
+                # also when the time is over: the new target holds, and so this is no failure
+                why = error if isinstance(error, DataServerError) else "it takes too long"
+                logger.warning("session %s: connections to the target before are lost: %s", self.uid, why)
                 await self._end(before)
 
     async def statistics(self) -> Figures:
@@ -148,15 +151,24 @@ class Session:
         return total
 
     async def close(self) -> None:
-        """End all connections and processes; free everything. Idempotent."""
-        for watching in self._watching:
-            watching.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        await asyncio.gather(*map(self._end, tuple(self._instances)))
-        for listener in self._listeners:
-            listener.close()
-        if self._folder is not None:
-            self._folder.close()
+        """End all connections and processes; free everything, even if a process cannot be ended. Idempotent.
+
+        Raises
+        ------
+        OSError, DataServerError
+            One cannot be.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._folder is not None:
+                stack.callback(self._folder.close)
+            for listener in self._listeners:
+                stack.callback(listener.close)
+            for watching in self._watching:
+                watching.cancel()
+            await asyncio.gather(*self._watching, return_exceptions=True)
+            ends = await asyncio.gather(*map(self._end, tuple(self._instances)), return_exceptions=True)
+            for error in filter(None, ends):
+                raise error
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -170,10 +182,14 @@ class Session:
         except BaseException:
             await self._end(instance)
             raise
-        watching = asyncio.ensure_future(self._watch(instance))
+        if instance.process is not None:
+            self._see(instance, instance.process.ended)
+        return instance
+
+    def _see(self, instance: Instance, ended: asyncio.Future[str]) -> None:
+        watching = asyncio.ensure_future(self._watch(instance, ended))
         self._watching.add(watching)
         watching.add_done_callback(self._watching.discard)
-        return instance
 
     async def _reload(self, instance: Instance, plan: Plan, folder: SessionFolder) -> None:
         """Have the process read a configuration for this plan."""
@@ -207,6 +223,8 @@ class Session:
             READY_LIMIT_S,
             self.uid,
         )
+        if how.startswith(NOT_STARTED):
+            raise DataServerError(f"{self._program.name} {how}")
         if how != "ended with code 0":
             words = " / ".join(filter(None, map(self._program.worth_saying, said)))
             raise DataServerError(f"{self._program.name} refuses its configuration ({how}): {words}")
@@ -256,16 +274,18 @@ class Session:
 
     async def _end(self, instance: Instance) -> None:
         """Kill a process; keep what it has carried."""
-        if instance.process is not None:
-            await instance.process.kill()
-        instance.close()
-        if instance in self._instances:
-            self._instances.remove(instance)
-            self._carried = add(self._carried, [[0, *figures[1:]] for figures in instance.last])
+        try:
+            if instance.process is not None:
+                await instance.process.kill()
+        finally:
+            instance.close()
+            if instance in self._instances:
+                self._instances.remove(instance)
+                self._carried = add(self._carried, [[0, *figures[1:]] for figures in instance.last])
 
-    async def _watch(self, instance: Instance) -> None:
+    async def _watch(self, instance: Instance, ended: asyncio.Future[str]) -> None:
         """See a process end; start another one if it should not have."""
-        how = await asyncio.shield(instance.running.ended)
+        how = await asyncio.shield(ended)
         await self._end(instance)
         async with self._changing:
             if instance is self._present and self._folder is not None:
@@ -290,7 +310,7 @@ class Session:
                 await asyncio.sleep(BACK_OFF_S * 2 ** (count - 2))
             try:
                 self._present = await self._launch(plan_of(self._body, self._listeners), folder)
-            except DataServerError as error:
+            except (DataServerError, OSError) as error:
                 reason = str(error)
         self._tell({"event": "restarted", "key": self.key, "reason": reason})
 

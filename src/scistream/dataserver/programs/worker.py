@@ -22,6 +22,10 @@ from scistream.errors import SciStreamError
 
 logger = logging.getLogger(__name__)
 
+REQUEST_LIMIT_S = 6.5
+"""How long a request may take, other than to stop: with what is cleared away then, less than the supervisor
+gives a worker (`scistream.dataserver.tree.fanout.ANSWER_LIMIT_S`) before it kills it, and all its sessions.
+"""
 STARTING_AT_ONCE = 2 * (os.cpu_count() or 1)
 
 
@@ -58,6 +62,7 @@ class Worker:
         await self._ended.wait()
         self._loop.remove_reader(self._control.fileno())
         await asyncio.gather(*self._stopping, *map(self._stop, list(self._sessions)), return_exceptions=True)
+        await self._program.place.leave()
         return self._control.ended
 
     def tell(self, body: Body) -> None:
@@ -129,6 +134,16 @@ class Worker:
         session = self._sessions.get(key)
         if session is None:
             raise SciStreamError(f"no session with key {key} is here")
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                return await self._ask(session, operation, body)
+        except TimeoutError as error:
+            raise SciStreamError(
+                f"{self._program.name}: {operation} is not done within {REQUEST_LIMIT_S:g} s"
+            ) from error
+
+    @staticmethod
+    async def _ask(session: Session, operation: str, body: Body) -> Any:
         if operation == "start":
             await session.start()
             return None

@@ -32,9 +32,13 @@ class Child:
     index: int
     pid: int
     control: MessageSocket
+    killed: bool = False
 
     def kill(self, reason: str) -> None:
-        """End one that can be talked to no more; that it has died is seen as of any other."""
+        """End one that can be talked to no more; that it has died is seen as of any other. Idempotent."""
+        if self.killed:
+            return
+        self.killed = True
         logger.error("worker %d (pid %d) is killed: %s", self.index, self.pid, reason)
         os.kill(self.pid, signal.SIGKILL)
 

@@ -112,17 +112,19 @@ class Fanout:
 
     def left_s(self, now_s: float) -> float:
         """Return how long it takes until `kill_hung` has something to do, if nobody answers."""
-        asked = (min(request.missing.values()) for request in self._requests.values())
-        return max(0.0, min(asked, default=math.inf) + ANSWER_LIMIT_S - now_s)
+        return max(0.0, min(self._asked().values(), default=math.inf) + ANSWER_LIMIT_S - now_s)
 
     def kill_hung(self, now_s: float) -> None:
         """End every worker that owes an answer for too long; it is replaced like any that has died."""
-        hung = {
-            index
-            for request in self._requests.values()
-            for index, asked_s in request.missing.items()
-            if asked_s + ANSWER_LIMIT_S <= now_s
-        }
-        for child in self._children:
-            if child.index in hung:
-                child.kill(f"it has not answered for {ANSWER_LIMIT_S:g} s")
+        for index, asked_s in self._asked().items():
+            if asked_s + ANSWER_LIMIT_S <= now_s:
+                self._children[index].kill(f"it has not answered for {ANSWER_LIMIT_S:g} s")
+
+    def _asked(self) -> dict[int, float]:
+        """Return since when workers owe their oldest answers; of those that are killed none comes."""
+        asked: dict[int, float] = {}
+        for request in self._requests.values():
+            for index, asked_s in request.missing.items():
+                if not self._children[index].killed:
+                    asked[index] = min(asked_s, asked.get(index, math.inf))
+        return asked
