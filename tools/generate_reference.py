@@ -26,7 +26,7 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference"
 #: program -> module with the command of that name, module with its exit codes
 PROGRAMS = {
     "s2cs": ("scistream.cli.s2cs", "scistream.cli.exit_codes"),
-    "s2uc": ("scistream.cli.s2uc", "scistream.cli.exit_codes"),
+    "s2uc": ("scistream.cli.s2uc.main", "scistream.cli.exit_codes"),
     "appctrl": ("scistream.cli.appctrl", "scistream.cli.exit_codes"),
     "s2ds": ("scistream.cli.s2ds", "scistream.cli.exit_codes"),
     "ministream": ("ministream.cli.main", "ministream.cli.exit_codes"),

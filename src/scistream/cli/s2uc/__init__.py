@@ -1,5 +1,10 @@
 """The command ``s2uc``: opens, shows and ends streaming sessions for their user."""
 
-from scistream.cli.s2uc.main import main, s2uc
+from typing import NoReturn
 
-__all__ = ["main", "s2uc"]
+from scistream.cli.early import load_and_run
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    load_and_run("scistream.cli.s2uc.main")

@@ -1,5 +1,5 @@
 """``python -m scistream.cli.s2uc``."""
 
-from scistream.cli.s2uc.main import main
+from scistream.cli.s2uc import main
 
 main()
