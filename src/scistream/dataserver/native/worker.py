@@ -302,7 +302,7 @@ class Worker:
     def _stop(self, key: int) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
-            self.balance.close(session.slot)
+            self.balance.close(session.slot, len(session.channels))
             self._listeners -= session.listeners
             session.close()
 
