@@ -227,9 +227,15 @@ def _are_tickets(content: bytes) -> bool:
 
 
 class KernelRelay(Relay):
-    """A relay with one leg that the kernel encrypts."""
+    """A relay between a leg whose TLS is the kernel's and a plain one.
 
-    __slots__ = ("tls_socket",)
+    Parameters
+    ----------
+    tls_accepted : bool
+        Whether the accepted connection is the encrypted one; else the target's is.
+    """
+
+    __slots__ = ("_opening", "tls_socket")
 
     def __init__(
         self,
@@ -237,10 +243,22 @@ class KernelRelay(Relay):
         channel: Channel,
         accepted: socket.socket,
         target: socket.socket,
-        tls_socket: socket.socket,
+        *,
+        tls_accepted: bool,
     ) -> None:
         super().__init__(loop, channel, accepted, target)
-        self.tls_socket = tls_socket
+        self.tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
+        seal = KernelSealFlow(self, plain, self.tls_socket)
+        omitted = channel.session.peer_omits_close_notify
+        self._opening = KernelOpenFlow(self, self.tls_socket, plain, omitted=omitted)
+        if tls_accepted:
+            self.join(self._opening, seal)
+        else:
+            self.join(seal, self._opening)
+
+    def run_first(self) -> None:
+        """Move what the kernel has had since the keys came."""
+        self._opening.run()
 
     def close(self) -> None:
         """Close both connections; unread records after the close_notify must not turn that into a reset."""
@@ -249,24 +267,3 @@ class KernelRelay(Relay):
                 while any(self.tls_socket.recvmsg(_DISCARD_BYTES, _RECORD_TYPE_SPACE)[:2]):
                     pass
         super().close()
-
-
-def relay_kernel(
-    loop: Loop,
-    channel: Channel,
-    accepted: socket.socket,
-    target: socket.socket,
-    *,
-    tls_accepted: bool,
-) -> None:
-    """Relay between a leg whose TLS is the kernel's and a plain one; owns both from now on."""
-    tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
-    relay = KernelRelay(loop, channel, accepted, target, tls_socket)
-    seal = KernelSealFlow(relay, plain, tls_socket)
-    omitted = channel.session.peer_omits_close_notify
-    opening = KernelOpenFlow(relay, tls_socket, plain, omitted=omitted)
-    if tls_accepted:
-        relay.join(opening, seal)
-    else:
-        relay.join(seal, opening)
-    opening.run()

@@ -3,20 +3,24 @@
 The two directions are paced apart, each to the rate. Every `ADJUST_S` it is looked at which connections use
 their shares, in all workers: these divide the rate among them, the others keep a little of it, enough to show
 soon that they want more. A pacing rate limits what is sent on a socket: for one direction that is the
-target's, for the other the accepted one.
+target's, for the other the accepted one. The kernel paces no MPTCP connection; where the peer insists on
+one, that direction goes unpaced, and a line in the log says so.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from scistream.dataserver.native.sockets import pace
+from scistream.dataserver.native.sockets import is_multipath, pace
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Flow, Relay
     from scistream.dataserver.native.session import Session
+
+logger = logging.getLogger(__name__)
 
 ADJUST_S = 0.1
 BUSY_PART = 0.5
@@ -60,7 +64,11 @@ class Pacer:
     def __init__(self, session: Session, rate_mbps: float) -> None:
         self._session = session
         self._bytes_per_s = rate_mbps * _BYTES_PER_S
-        self._directions = [_Direction(0, lambda relay: relay.to_target), _Direction(1, _from_target)]
+        self._directions = [
+            _Direction(0, lambda relay: relay.to_target, self._tell_of_multipath),
+            _Direction(1, lambda relay: relay.from_target, self._tell_of_multipath),
+        ]
+        self._told_of_multipath = False
         self._looking = False
         self._looked_at = 0.0
 
@@ -93,6 +101,15 @@ class Pacer:
         """Look no more."""
         self._session.worker.pacing.discard(self)
 
+    def _tell_of_multipath(self) -> None:
+        if not self._told_of_multipath:
+            self._told_of_multipath = True
+            logger.warning(
+                "session %s: a peer uses MPTCP, which the kernel cannot pace: what is sent to it is not held "
+                "to the session's rate; start what connects there without MPTCP",
+                self._session.uid,
+            )
+
     def _connections(self) -> int:
         return self._session.worker.open_connections(self._session)
 
@@ -100,9 +117,12 @@ class Pacer:
 class _Direction:
     """The flows of one direction, and what each was given and has used."""
 
-    def __init__(self, index: int, flow_of: Callable[[Relay], Flow]) -> None:
+    def __init__(
+        self, index: int, flow_of: Callable[[Relay], Flow], tell_of_multipath: Callable[[], None]
+    ) -> None:
         self.index = index
         self._flow_of = flow_of
+        self._tell_of_multipath = tell_of_multipath
         self._given: dict[Flow, int] = {}
         self._moved: dict[Flow, int] = {}
         self._busy: set[Flow] = set()
@@ -125,15 +145,21 @@ class _Direction:
         return len(self._busy)
 
     def give(self, busy_share: int, idle_share: int) -> None:
-        """Pace all flows anew."""
+        """Pace all flows anew; a connection that cannot be paced is ended, since it would keep no rate."""
         for flow in self._moved:
-            self._pace(flow, busy_share if flow in self._busy else idle_share)
+            if flow.relay.closed:
+                continue
+            try:
+                self._pace(flow, busy_share if flow in self._busy else idle_share)
+            except Exception:
+                logger.exception("a connection is ended because it cannot be paced")
+                flow.relay.abort()
 
     def _pace(self, flow: Flow, share: int) -> None:
-        if self._given.get(flow) != share:
-            self._given[flow] = share
+        if self._given.get(flow) == share:
+            return
+        self._given[flow] = share
+        if is_multipath(flow.sink):
+            self._tell_of_multipath()
+        else:
             pace(flow.sink, share)
-
-
-def _from_target(relay: Relay) -> Flow:
-    return relay.from_target

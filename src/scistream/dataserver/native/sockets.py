@@ -11,7 +11,7 @@ import struct
 import termios
 from typing import Any
 
-from scistream.dataserver.multipath import protocol
+from scistream.dataserver.multipath import IPPROTO_MPTCP, protocol
 
 KEEPALIVE_PROBES = 6
 LISTEN_BACKLOG = 4096
@@ -98,6 +98,11 @@ def why_no_congestion_control(name: str) -> str:
 def limit_unsent(sock: socket.socket, size: int) -> None:
     """Let the kernel take no more than `size` bytes that it cannot send yet, however large its buffer is."""
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+
+
+def is_multipath(sock: socket.socket) -> bool:
+    """Return whether a connection is MPTCP's; one that an MPTCP listener has accepted may be plain TCP."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == IPPROTO_MPTCP
 
 
 def pace(sock: socket.socket, bytes_per_s: int) -> None:

@@ -214,9 +214,15 @@ class OpenFlow(TlsFlow):
 
 
 class TlsRelay(Relay):
-    """A relay with one encrypted leg."""
+    """A relay between a TLS leg, whose handshake is complete, and a plain one.
 
-    __slots__ = ("engine", "tls_socket")
+    Parameters
+    ----------
+    tls_accepted : bool
+        Whether the accepted connection is the encrypted one; else the target's is.
+    """
+
+    __slots__ = ("_opening", "engine", "tls_socket")
 
     def __init__(
         self,
@@ -225,11 +231,26 @@ class TlsRelay(Relay):
         accepted: socket.socket,
         target: socket.socket,
         engine: TlsEngine,
-        tls_socket: socket.socket,
+        *,
+        tls_accepted: bool,
     ) -> None:
         super().__init__(loop, channel, accepted, target)
         self.engine = engine
-        self.tls_socket = tls_socket
+        self.tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
+        scratch = loop.scratch
+        seal = SealFlow(self, plain, self.tls_socket, engine, scratch)
+        omitted = channel.session.peer_omits_close_notify
+        self._opening = OpenFlow(self, self.tls_socket, plain, engine, scratch, omitted=omitted)
+        if tls_accepted:
+            self.join(self._opening, seal)
+        else:
+            self.join(seal, self._opening)
+
+    def run_first(self) -> None:
+        """Open what came with the end of the handshake, the peer's first data perhaps."""
+        self._opening.open(0)
+        if not self.closed:
+            self._opening.run()
 
     def close(self) -> None:
         """Close both connections; unread bytes after the close_notify must not turn that into a reset."""
@@ -242,29 +263,3 @@ class TlsRelay(Relay):
     def _leave(self) -> None:
         super()._leave()
         self.engine.free()
-
-
-def relay_tls(
-    loop: Loop,
-    channel: Channel,
-    accepted: socket.socket,
-    target: socket.socket,
-    engine: TlsEngine,
-    *,
-    tls_accepted: bool,
-) -> None:
-    """Relay between a TLS leg, whose handshake is complete, and a plain one; owns both from now on."""
-    scratch = loop.scratch
-    tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
-    relay = TlsRelay(loop, channel, accepted, target, engine, tls_socket)
-    seal = SealFlow(relay, plain, tls_socket, engine, scratch)
-    omitted = channel.session.peer_omits_close_notify
-    opening = OpenFlow(relay, tls_socket, plain, engine, scratch, omitted=omitted)
-    if tls_accepted:
-        relay.join(opening, seal)
-    else:
-        relay.join(seal, opening)
-    # the peer's first data may have come with the end of its handshake, and epoll will not tell of them
-    opening.open(0)
-    if not relay.closed:
-        opening.run()

@@ -14,7 +14,7 @@ from scistream.dataserver import TlsLeg
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.relay import Relay
 from scistream.dataserver.native.tls import ENGINES, TlsEngine, make_context
-from scistream.dataserver.native.tls_relay import relay_tls
+from scistream.dataserver.native.tls_relay import TlsRelay
 from support.relays import Identity, accept, connect, credentials, listening
 
 OURS, THEIRS = Identity.make(), Identity.make()
@@ -66,7 +66,7 @@ def test_the_state_of_tls_goes_with_the_connection(name: str, in_order: bool) ->
     engine = context.engine(loop.scratch)
     engine.handshake(b"")
     held = _ssl_object(engine)
-    relay_tls(loop, channel, accepted, target, engine, tls_accepted=False)  # type: ignore[arg-type]
+    TlsRelay(loop, channel, accepted, target, engine, tls_accepted=False).begin()  # type: ignore[arg-type]
     del engine
     (relay,) = channel.open_relays
     assert held() is not None
