@@ -51,6 +51,8 @@ from support.tls_peer import stranger_talks, tls_context
 
 LENGTH = 100_000_000
 CLIENTS = 50
+TLS_HANDSHAKE = 22
+"""The record type of a ClientHello."""
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -242,6 +244,26 @@ def test_strangers_get_nowhere_and_use_nothing_up(reverse_tls: Path) -> None:
     assert (figures.connections_total, figures.connections_failed) == (20, 0)
     for sock in silent:
         sock.close()
+
+
+def test_nothing_is_said_to_whoever_says_nothing(reverse_tls: Path) -> None:
+    """Who dials is the TLS client and speaks first; a stranger learns nothing from the port."""
+    producer = reverse_tls.producer([endpoint(reverse_tls.listening())])
+    meeting = producer.listeners[0]
+    dialled = accept(meeting)  # nobody waits there yet
+    with dialled:
+        assert receive(dialled, 1) == bytes((TLS_HANDSHAKE,))
+    producer.stop()
+    reverse_tls.consumer([endpoint(meeting)])
+    context = tls_context(reverse_tls.producer_identity, reverse_tls.consumer_identity)
+    with connect(meeting) as silent, connect(meeting) as speaker:
+        # both have been accepted when the one who speaks has been answered
+        with context.wrap_socket(speaker) as known:
+            known.sendall(words.greeting("session", 0))
+            assert receive(known, 1) == words.WELCOME
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.recv(1)
 
 
 def test_who_knows_the_way_and_not_the_session_is_refused_in_the_clear_too(

@@ -363,6 +363,7 @@ class Session:
                 certificate_pem=tls["certificate"].encode(),
                 private_key_pem=tls["private_key"].encode(),
                 peer_certificate_pem=tls["peer_certificate"].encode(),
+                reverse=bool(tls["reverse"]),
             )
             context = make_context(credentials, self._tls_engine())
         self.tls, self.tls_leg = context, leg
