@@ -25,6 +25,7 @@ from scistream.dataserver import ChannelStatistics, DataServerBackend, create_ba
 from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.backend import NativeBackend
 from scistream.dataserver.native.reverse_dialling import usual_number
+from scistream.dataserver.native.reverse_waiting import MOST_GREETING
 from support.relays import (
     LOCALHOST,
     TIMEOUT_S,
@@ -47,7 +48,7 @@ from support.relays import (
     turned_away,
     until,
 )
-from support.tls_peer import stranger_talks, tls_context
+from support.tls_peer import Peer, stranger_talks, tls_context
 
 LENGTH = 100_000_000
 CLIENTS = 50
@@ -264,6 +265,27 @@ def test_nothing_is_said_to_whoever_says_nothing(reverse_tls: Path) -> None:
         silent.settimeout(0)
         with pytest.raises(BlockingIOError):
             silent.recv(1)
+
+
+def test_strangers_who_say_nothing_make_room_for_the_peer(thread: LoopThread) -> None:
+    backend = create_backend("native", {"workers": 1, "tls_engine": "openssl"})
+    thread.run(backend.open())
+    path = Path(thread, backend, encrypted=True, reverse=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: thread.run(backend.close()))
+        stack.callback(path.close)
+        meeting = path.listening()
+        path.consumer([endpoint(meeting)])
+        peer = Peer(stack.enter_context(connect(meeting)))
+        context = tls_context(path.producer_identity, path.consumer_identity)
+        peer.say_hello(context)
+        assert peer.raw.recv(1, socket.MSG_PEEK), "it is answered, and its answer is waited for"
+        strangers = [stack.enter_context(connect(meeting)) for _ in range(MOST_GREETING + 100)]
+        assert receive_until_reset(strangers[0]) == b"", "the first has made room for others"
+        peer.handshake(context, last_words=words.greeting("session", 0))
+        while not peer.opened:  # TLS itself may say something first
+            peer.receive()
+        assert peer.opened == words.WELCOME
 
 
 def test_who_knows_the_way_and_not_the_session_is_refused_in_the_clear_too(

@@ -245,8 +245,10 @@ class Session:
             listener.listen(LISTEN_BACKLOG)
 
     def listen(self) -> None:
-        """Begin to accept on every channel."""
+        """Begin to accept on every channel; the worker says when, if there is no room."""
         for channel in self.channels:
+            if self.worker.paused:
+                return
             channel.listen()
 
     @property
