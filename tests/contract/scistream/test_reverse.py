@@ -25,7 +25,7 @@ from scistream.dataserver import ChannelStatistics, DataServerBackend, create_ba
 from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.backend import NativeBackend
 from scistream.dataserver.native.reverse_dialling import usual_number
-from scistream.dataserver.native.reverse_waiting import MOST_GREETING
+from scistream.dataserver.native.reverse_waiting import MOST_GREETING, MOST_READY
 from support.relays import (
     LOCALHOST,
     TIMEOUT_S,
@@ -426,6 +426,36 @@ def test_an_answer_that_does_not_come_leads_to_another_connection(
                 assert receive(client, 6) == b"answer"
             assert receive_until_end(hung) == b""
     del application, far
+
+
+def test_all_that_was_ready_may_be_dead_at_once(thread: LoopThread) -> None:
+    backend = create_backend("native", {"workers": 1})
+    assert isinstance(backend, NativeBackend)
+    thread.run(backend.open())
+    path = Path(thread, backend, encrypted=False, reverse=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: thread.run(backend.close()))
+        stack.callback(path.close)
+        meeting = path.listening()
+        consumer = path.consumer([endpoint(meeting)])
+
+        def ready() -> socket.socket:
+            sock = stack.enter_context(connect(meeting))
+            sock.sendall(words.greeting("session", 0))
+            assert receive(sock, 1) == words.WELCOME
+            return sock
+
+        spares = [ready() for _ in range(MOST_READY)]
+        worker = psutil.Process(backend.pids[1])
+        worker.suspend()
+        client = stack.enter_context(connect(consumer.listeners[0]))
+        for spare in spares:
+            cut(spare)
+        worker.resume()
+        good = ready()
+        assert receive(good, words.BEGIN_BYTES) == words.begin(0)
+        good.sendall(words.TAKEN + b"answer")
+        assert receive(client, 6) == b"answer"
 
 
 def test_connections_that_come_and_go_at_random_lose_nothing_and_leave_nothing(

@@ -285,13 +285,21 @@ class Spare:
         self._room.serve()
 
     def ask(self, pairing: Pairing) -> None:
-        """Tell the other side to begin; `pairing` learns what comes of it."""
-        self._state, self._pairing = _State.ASKED, pairing
+        """Tell the other side to begin; `pairing` learns what comes of it.
+
+        Raises
+        ------
+        TalkEnded
+            It is gone.
+        """
+        self._state = _State.ASKED
         self._room.worker.reverse.answers.add(self)
         try:
             self._talk.say(words.begin(self._room.waiting))
         except words.TalkEnded as error:
             self.lose(str(error))
+            raise
+        self._pairing = pairing
 
     def _taken(self) -> None:
         pairing = self._leave("it carries a stream")
@@ -381,10 +389,16 @@ class Pairing:
     def find(self) -> None:
         """Take one that is ready, here or in another worker; wait if there is none."""
         self._looks.discard(self)
-        self._spare = self._room.take(self)
-        if self._spare is not None:
-            self._spare.ask(self)
-        elif self._rests:
+        # not by `unanswered`, which calls this: all that are ready may be gone at once
+        while (spare := self._room.take(self)) is not None:
+            try:
+                spare.ask(self)
+            except words.TalkEnded as error:
+                self._reason = f"the producer's side has not begun: {error}"
+            else:
+                self._spare = spare
+                return
+        if self._rests:
             self._rests = False
             self._looks.add(self)
         else:
