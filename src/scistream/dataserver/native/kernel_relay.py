@@ -4,7 +4,7 @@ What differs is how the encrypted leg begins and ends, for which the kernel has 
 [1]_. What it holds next that is no application data, it tells by an error: splice says EINVAL. Such a record
 is fetched by recvmsg: a close_notify is the stream's end, session tickets are of no use here, and everything
 else, a KeyUpdate included, is a cut. So is TCP's end without a close_notify, unless the peer is known to end
-its streams so.
+its streams so, and nothing of another record has come.
 
 References
 ----------
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from scistream.dataserver.native.plain import NON_BLOCKING, SpliceFlow
 from scistream.dataserver.native.relay import Relay
-from scistream.dataserver.native.sockets import unacknowledged_bytes
+from scistream.dataserver.native.sockets import unacknowledged_bytes, unread_bytes
 from scistream.dataserver.native.tls import BATCH_BYTES
 from scistream.dataserver.native.tls_kernel import SOL_TLS, SentRecords
 
@@ -200,6 +200,9 @@ class KernelOpenFlow(SpliceFlow):
         self._ended = True
         if not self._omitted:
             raise ConnectionResetError(errno.ECONNRESET, "ended without close_notify")
+        # since Linux 6.0 the kernel leaves a record with TCP until it is whole, unless memory is short
+        if unread_bytes(self.source):
+            raise ConnectionResetError(errno.ECONNRESET, "ended in the middle of a record")
 
     def _broken(self, what: str) -> None:
         self._ended = True

@@ -366,11 +366,11 @@ class Session:
                 private_key_pem=tls["private_key"].encode(),
                 peer_certificate_pem=tls["peer_certificate"].encode(),
                 reverse=bool(tls["reverse"]),
+                peer_omits_close_notify=bool(tls["peer_omits_close_notify"]),
             )
             context = make_context(credentials, self._tls_engine())
         self.tls, self.tls_leg = context, leg
-        # an older control server, which a tree can outlive, says nothing of it
-        self.peer_omits_close_notify = tls is not None and bool(tls.get("peer_omits_close_notify"))
+        self.peer_omits_close_notify = tls is not None and bool(tls["peer_omits_close_notify"])
         targets, dials = _addresses(body["targets"]), _addresses(body["dials"])
         for channel in self.channels:
             if targets:

@@ -128,6 +128,12 @@ def unacknowledged_bytes(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+def unread_bytes(sock: socket.socket) -> int:
+    """Return how much has come to `sock` that nobody has read (SIOCINQ)."""
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * _INT_BYTES)
+    return int(struct.unpack("i", answer)[0])
+
+
 def shut_down_writing(sock: socket.socket) -> None:
     """Send FIN; a connection that is gone already needs none (its error comes by epoll)."""
     with contextlib.suppress(OSError):

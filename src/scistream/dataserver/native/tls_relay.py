@@ -2,7 +2,7 @@
 
 A connection keeps only what its sink did not take (at most one batch in each direction), and reads nothing
 meanwhile. A TLS stream that ends without close_notify was cut, whatever TCP says; unless the peer is known to
-end its streams so. Then TCP's end is taken for one, and TCP's reset alone for a cut.
+end its streams so. Then TCP's end is taken for one if it does not come in the middle of a record.
 """
 
 from __future__ import annotations
@@ -152,35 +152,16 @@ class SealFlow(TlsFlow):
 
 
 class OpenFlow(TlsFlow):
-    """From the encrypted leg to the plain one.
+    """From the encrypted leg to the plain one."""
 
-    Parameters
-    ----------
-    omitted : bool
-        Whether the peer omits the close_notify at the end of its stream.
-    """
-
-    __slots__ = ("_omitted",)
-
-    def __init__(
-        self,
-        relay: Relay,
-        source: socket.socket,
-        sink: socket.socket,
-        engine: TlsEngine,
-        scratch: Scratch,
-        *,
-        omitted: bool,
-    ) -> None:
-        super().__init__(relay, source, sink, engine, scratch)
-        self._omitted = omitted
+    __slots__ = ()
 
     def convert(self, received: int) -> None:
         """Open what was received."""
         engine = self._engine
         if not received:
             self._finished = True
-            if not self._omitted:
+            if engine.records is None or engine.records.inside:
                 self._cut_here()
             return
         self.open(received)
@@ -239,8 +220,7 @@ class TlsRelay(Relay):
         self.tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
         scratch = loop.scratch
         seal = SealFlow(self, plain, self.tls_socket, engine, scratch)
-        omitted = channel.session.peer_omits_close_notify
-        self._opening = OpenFlow(self, self.tls_socket, plain, engine, scratch, omitted=omitted)
+        self._opening = OpenFlow(self, self.tls_socket, plain, engine, scratch)
         if tls_accepted:
             self.join(self._opening, seal)
         else:
