@@ -428,34 +428,54 @@ def test_an_answer_that_does_not_come_leads_to_another_connection(
     del application, far
 
 
-def test_all_that_was_ready_may_be_dead_at_once(thread: LoopThread) -> None:
+@pytest.fixture
+def one_worker(thread: LoopThread) -> Iterator[tuple[Path, int]]:
+    """(path of the consumer's side in the clear, its worker's pid): the test is the producer's side."""
     backend = create_backend("native", {"workers": 1})
     assert isinstance(backend, NativeBackend)
     thread.run(backend.open())
     path = Path(thread, backend, encrypted=False, reverse=True)
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: thread.run(backend.close()))
-        stack.callback(path.close)
-        meeting = path.listening()
-        consumer = path.consumer([endpoint(meeting)])
+    yield path, backend.pids[1]
+    path.close()
+    thread.run(backend.close())
 
-        def ready() -> socket.socket:
-            sock = stack.enter_context(connect(meeting))
-            sock.sendall(words.greeting("session", 0))
-            assert receive(sock, 1) == words.WELCOME
-            return sock
 
-        spares = [ready() for _ in range(MOST_READY)]
-        worker = psutil.Process(backend.pids[1])
-        worker.suspend()
-        client = stack.enter_context(connect(consumer.listeners[0]))
+def _ready(meeting: socket.socket) -> socket.socket:
+    sock = connect(meeting)
+    sock.sendall(words.greeting("session", 0))
+    assert receive(sock, 1) == words.WELCOME
+    return sock
+
+
+def test_all_that_was_ready_may_be_dead_at_once(one_worker: tuple[Path, int]) -> None:
+    path, pid = one_worker
+    meeting = path.listening()
+    consumer = path.consumer([endpoint(meeting)])
+    spares = [_ready(meeting) for _ in range(MOST_READY)]
+    worker = psutil.Process(pid)
+    worker.suspend()
+    with connect(consumer.listeners[0]) as client:
         for spare in spares:
             cut(spare)
         worker.resume()
-        good = ready()
-        assert receive(good, words.BEGIN_BYTES) == words.begin(0)
-        good.sendall(words.TAKEN + b"answer")
+        with _ready(meeting) as good:
+            assert receive(good, words.BEGIN_BYTES) == words.begin(0)
+            good.sendall(words.TAKEN + b"answer")
+            assert receive(client, 6) == b"answer"
+
+
+def test_a_client_that_has_left_while_it_waited_gets_nothing(one_worker: tuple[Path, int]) -> None:
+    path, _ = one_worker
+    meeting = path.listening()
+    consumer = path.consumer([endpoint(meeting)])
+    impatient = connect(consumer.listeners[0])
+    until(lambda: consumer.statistics()[0].connections_total == 1, "it waits")
+    cut(impatient)
+    with _ready(meeting) as spare, connect(consumer.listeners[0]) as client:
+        assert receive(spare, words.BEGIN_BYTES) == words.begin(0)
+        spare.sendall(words.TAKEN + b"answer")
         assert receive(client, 6) == b"answer"
+    assert consumer.statistics()[0].connections_failed == 1
 
 
 def test_connections_that_come_and_go_at_random_lose_nothing_and_leave_nothing(

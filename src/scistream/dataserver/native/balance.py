@@ -203,6 +203,10 @@ class BalanceOfWorker:
         """Publish for another worker that one more comes, which it does not know yet."""
         self._ready[self._place(worker, slot, channel) + 1] += 1
 
+    def take_one(self, worker: int, slot: int, channel: int) -> None:
+        """Publish for another worker that one more waits there, which it does not know yet."""
+        self._ready[self._place(worker, slot, channel)] -= 1
+
     def _listening(self, slot: int) -> list[int]:
         start = slot * self._workers
         return [worker for worker in range(self._workers) if self._counts[start + worker]]

@@ -27,6 +27,7 @@ from scistream.dataserver.native.relay import Relay
 from scistream.dataserver.native.sockets import unacknowledged_bytes, unread_bytes
 from scistream.dataserver.native.tls import BATCH_BYTES
 from scistream.dataserver.native.tls_kernel import SOL_TLS, SentRecords
+from scistream.dataserver.native.tls_relay import MOST_DISCARDS
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Loop
@@ -267,6 +268,7 @@ class KernelRelay(Relay):
         """Close both connections; unread records after the close_notify must not turn that into a reset."""
         if not self.closed:
             with contextlib.suppress(OSError):
-                while any(self.tls_socket.recvmsg(_DISCARD_BYTES, _RECORD_TYPE_SPACE)[:2]):
-                    pass
+                for _ in range(MOST_DISCARDS):
+                    if not any(self.tls_socket.recvmsg(_DISCARD_BYTES, _RECORD_TYPE_SPACE)[:2]):
+                        break
         super().close()

@@ -35,7 +35,8 @@ class Flow:
     Attributes
     ----------
     moved : int
-        Application bytes written to the sink.
+        Application bytes written to the sink; where they are sealed or opened, those that were taken for it,
+        of which at most a batch is not written yet.
     parked : int
         Bytes taken from the source that the sink has not taken yet.
     ending : bool

@@ -56,6 +56,7 @@ class WaitingRoom:
     """
 
     def __init__(self, channel: Channel, listener: socket.socket) -> None:
+        self.owner = self
         self.channel = channel
         self.session = channel.session
         self.worker = channel.session.worker
@@ -67,6 +68,7 @@ class WaitingRoom:
         self._greeting: dict[Spare, None] = {}
         self._ready: dict[Spare, None] = {}
         self._waiting: dict[Pairing, None] = {}
+        self._looks = False
 
     # --- accepting ---------------------------------------------------------------------------------------
 
@@ -162,6 +164,7 @@ class WaitingRoom:
         spare = next(iter(self._ready), None)
         if spare is None:
             self._waiting[pairing] = None
+            self._look_later()
         else:
             del self._ready[spare]
         self._publish()
@@ -171,6 +174,20 @@ class WaitingRoom:
         """Let `pairing` wait no more."""
         if self._waiting.pop(pairing, pairing) is None:
             self._publish()
+
+    def look(self) -> None:
+        """Let those who wait longest go where another worker has something ready."""
+        self._looks = False
+        for pairing in list(self._waiting):
+            if not pairing.go_elsewhere():
+                break
+        if self._waiting:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looks:
+            self._looks = True
+            self.worker.reverse.looks.add(self)
 
     @property
     def waiting(self) -> int:
@@ -198,6 +215,7 @@ class WaitingRoom:
     def close(self) -> None:
         """Give everything up."""
         self.pause()
+        self.worker.reverse.looks.discard(self)
         self.listener.close()
         self.renew()
 
@@ -353,7 +371,7 @@ class Pairing:
     due : float
         Until when it waits, on the monotonic clock.
     moved : bool
-        Whether it comes from another worker; if it was in vain it does not go on at once.
+        Whether it comes from another worker; if that was in vain it does not go on at once.
     wanted : callable
         Returns whether the application is there still.
     move : callable
@@ -377,18 +395,21 @@ class Pairing:
         self._room = room
         self.owner = owner
         self.due = due
-        self._rests = moved
+        self._moved = moved
         self._wanted = wanted
         self._move = move
         self._paired = paired
         self._failed = failed
         self._spare: Spare | None = None
         self._reason = "the producer's side has no connection ready"
-        self._looks = room.worker.reverse.looks
+        self._patience = room.worker.reverse.patience
 
     def find(self) -> None:
         """Take one that is ready, here or in another worker; wait if there is none."""
-        self._looks.discard(self)
+        self._patience.discard(self)
+        if not self._wanted():
+            self._give_up(f"{self._reason}; the client has left")
+            return
         # not by `unanswered`, which calls this: all that are ready may be gone at once
         while (spare := self._room.take(self)) is not None:
             try:
@@ -398,11 +419,13 @@ class Pairing:
             else:
                 self._spare = spare
                 return
-        if self._rests:
-            self._rests = False
-            self._looks.add(self)
-        else:
-            self.look_again()
+        if self._moved or not self.go_elsewhere():
+            self._patience.add(self)
+
+    def go_elsewhere(self) -> bool:
+        """Go to another worker that has one ready; return False if it stays here."""
+        richest = self._room.worker.richest(self._room.channel)
+        return richest is not None and self._move(richest)
 
     def look_again(self) -> None:
         """See whether it is worth while to wait on."""
@@ -411,9 +434,7 @@ class Pairing:
         elif time.monotonic() >= self.due:
             self._give_up(self._reason)
         else:
-            richest = self._room.worker.richest(self._room.channel)
-            if richest is None or not self._move(richest):
-                self._looks.add(self)
+            self._patience.add(self)
 
     def _give_up(self, reason: str) -> None:
         self.abort()
@@ -435,7 +456,7 @@ class Pairing:
 
     def abort(self) -> None:
         """Stop; nobody is called."""
-        self._looks.discard(self)
+        self._patience.discard(self)
         self._room.leave(self)
         if self._spare is not None:
             spare, self._spare = self._spare, None

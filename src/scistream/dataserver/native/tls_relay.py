@@ -23,6 +23,8 @@ FAIR_SHARE = 8
 SMALL_BYTES = 16 * 1024
 """After a read shorter than this the source is left alone until it announces more."""
 _DISCARD_BYTES = 64 * 1024
+MOST_DISCARDS = 64
+"""Reads of what a peer sends after its end; who goes on and on gets a reset, and keeps nobody waiting."""
 
 
 class TlsFlow(Flow):
@@ -236,8 +238,9 @@ class TlsRelay(Relay):
         """Close both connections; unread bytes after the close_notify must not turn that into a reset."""
         if not self.closed:
             with contextlib.suppress(OSError):
-                while self.tls_socket.recv(_DISCARD_BYTES):
-                    pass
+                for _ in range(MOST_DISCARDS):
+                    if not self.tls_socket.recv(_DISCARD_BYTES):
+                        break
         super().close()
 
     def _leave(self) -> None:

@@ -236,8 +236,12 @@ class Worker:
 
     def move(self, channel: Channel, accepted: socket.socket, worker: int, due: float) -> bool:
         """Pass a connection that waits to another worker; return False if it stays here."""
-        handed = Arrival(channel.session.key, channel.index, Handed.WAITING, due, accepted)
-        return self.balance.send(worker, handed)
+        session = channel.session
+        handed = Arrival(session.key, channel.index, Handed.WAITING, due, accepted)
+        if not self.balance.send(worker, handed):
+            return False
+        self.balance.take_one(worker, session.slot, channel.index)
+        return True
 
     def _on_inbox(self, _events: int) -> None:
         while (handed := self.balance.receive()) is not None:

@@ -115,6 +115,10 @@ def test_what_is_ready_goes_where_it_is_needed(workers: list[BalanceOfWorker]) -
     assert workers[0].neediest(SLOT, 4) == 1
     assert [worker.richest(SLOT, 4) for worker in workers] == [None, 0, 0]
     assert workers[1].richest(SLOT, 5) is None
+    for _ in range(2):  # as many go there as it has ready
+        assert workers[1].richest(SLOT, 4) == 0
+        workers[1].take_one(0, SLOT, 4)
+    assert workers[1].richest(SLOT, 4) is None
 
 
 def test_a_connection_that_waits_keeps_its_time(
