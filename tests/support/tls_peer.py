@@ -47,9 +47,17 @@ class Peer:
     tls: Any = None
     opened: bytearray = field(default_factory=bytearray)
 
+    def say_hello(self, context: ssl.SSLContext) -> None:
+        """Send the first message of the handshake."""
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        self.raw.sendall(self.outgoing.read())
+
     def handshake(self, context: ssl.SSLContext, *, last_words: bytes = b"") -> None:
         """Shake hands; `last_words` go out in the same packet as the end of the handshake."""
-        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        if self.tls is None:
+            self.say_hello(context)
         while True:
             try:
                 self.tls.do_handshake()

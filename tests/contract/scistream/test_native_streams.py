@@ -130,6 +130,23 @@ def test_the_end_of_a_peer_that_omits_close_notify_is_passed_on_as_an_end(native
                 peer.receive()
 
 
+@pytest.mark.parametrize("came", [1, 4, 5, 9_000, -1])
+def test_an_end_in_the_middle_of_a_record_is_a_cut_for_every_peer(native_tls_path: Path, came: int) -> None:
+    path = native_tls_path
+    path.peer_omits_close_notify = True
+    application = path.listening()
+    producer = path.producer([endpoint(application)])
+    with connect(producer.listeners[0]) as raw:
+        peer = Peer(raw)
+        peer.handshake(tls_context(path.consumer_identity, path.producer_identity), last_words=b"whole")
+        with accept(application) as far:
+            assert receive(far, 5) == b"whole"
+            peer.tls.write(bytes(16_000))
+            raw.sendall(peer.outgoing.read()[:came])
+            raw.shutdown(socket.SHUT_WR)
+            assert receive_until_reset(far) == b""
+
+
 def test_a_reset_of_a_peer_that_omits_close_notify_is_a_reset(native_tls_path: Path) -> None:
     path = native_tls_path
     path.peer_omits_close_notify = True

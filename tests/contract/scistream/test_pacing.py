@@ -13,8 +13,21 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from scistream.dataserver import DataServer, DataServerSpec
+from scistream.dataserver.multipath import IPPROTO_MPTCP
 from scistream.dataserver.native import NativeBackend
-from support.relays import Identity, LoopThread, Path, accept, connect, endpoint, listening, until
+from support.relays import (
+    LOCALHOST,
+    TIMEOUT_S,
+    Identity,
+    LoopThread,
+    Path,
+    accept,
+    connect,
+    endpoint,
+    listening,
+    receive,
+    until,
+)
 
 RATE_MBPS = 200.0
 SECONDS = 2.0
@@ -232,3 +245,34 @@ def test_a_reverse_session_is_held_to_its_rate_on_either_side(backend: NativeBac
         near = stack.enter_context(connect(consumer.listeners[0]))
         far = stack.enter_context(accept(application))
         assert 0.6 * RATE_MBPS < _mbps([(near, far)]) <= 1.1 * RATE_MBPS
+
+
+def test_a_client_with_mptcp_goes_unpaced_and_disturbs_nobody(
+    backend: NativeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its socket takes no pacing rate: that must end neither the connection nor the others."""
+    application, other_listener = listening(), listening()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as listener:
+        listener.bind((LOCALHOST, 0))
+        listener.listen()
+        servers = [
+            _start(backend, [listener], application, RATE_MBPS),
+            _start(backend, [other_listener], application, 0),
+        ]
+        with connect(other_listener) as other, accept(application) as other_end:
+            for _ in range(2):
+                with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as client:
+                    client.settimeout(TIMEOUT_S)
+                    client.connect(listener.getsockname())
+                    client.sendall(b"there")
+                    with accept(application) as end:
+                        assert receive(end, 5) == b"there"
+                        end.sendall(b"back")
+                        assert receive(client, 4) == b"back"
+            other.sendall(b"still")
+            assert receive(other_end, 5) == b"still"
+        until(lambda: "which the kernel cannot pace" in caplog.text, "that is said")
+        for server in servers:
+            _thread(backend).run(server.stop())
+    application.close()
+    other_listener.close()

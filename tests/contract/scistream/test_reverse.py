@@ -25,6 +25,7 @@ from scistream.dataserver import ChannelStatistics, DataServerBackend, create_ba
 from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.backend import NativeBackend
 from scistream.dataserver.native.reverse_dialling import usual_number
+from scistream.dataserver.native.reverse_waiting import MOST_GREETING, MOST_READY
 from support.relays import (
     LOCALHOST,
     TIMEOUT_S,
@@ -47,10 +48,12 @@ from support.relays import (
     turned_away,
     until,
 )
-from support.tls_peer import stranger_talks, tls_context
+from support.tls_peer import Peer, stranger_talks, tls_context
 
 LENGTH = 100_000_000
 CLIENTS = 50
+TLS_HANDSHAKE = 22
+"""The record type of a ClientHello."""
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -244,6 +247,47 @@ def test_strangers_get_nowhere_and_use_nothing_up(reverse_tls: Path) -> None:
         sock.close()
 
 
+def test_nothing_is_said_to_whoever_says_nothing(reverse_tls: Path) -> None:
+    """Who dials is the TLS client and speaks first; a stranger learns nothing from the port."""
+    producer = reverse_tls.producer([endpoint(reverse_tls.listening())])
+    meeting = producer.listeners[0]
+    dialled = accept(meeting)  # nobody waits there yet
+    with dialled:
+        assert receive(dialled, 1) == bytes((TLS_HANDSHAKE,))
+    producer.stop()
+    reverse_tls.consumer([endpoint(meeting)])
+    context = tls_context(reverse_tls.producer_identity, reverse_tls.consumer_identity)
+    with connect(meeting) as silent, connect(meeting) as speaker:
+        # both have been accepted when the one who speaks has been answered
+        with context.wrap_socket(speaker) as known:
+            known.sendall(words.greeting("session", 0))
+            assert receive(known, 1) == words.WELCOME
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.recv(1)
+
+
+def test_strangers_who_say_nothing_make_room_for_the_peer(thread: LoopThread) -> None:
+    backend = create_backend("native", {"workers": 1, "tls_engine": "openssl"})
+    thread.run(backend.open())
+    path = Path(thread, backend, encrypted=True, reverse=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: thread.run(backend.close()))
+        stack.callback(path.close)
+        meeting = path.listening()
+        path.consumer([endpoint(meeting)])
+        peer = Peer(stack.enter_context(connect(meeting)))
+        context = tls_context(path.producer_identity, path.consumer_identity)
+        peer.say_hello(context)
+        assert peer.raw.recv(1, socket.MSG_PEEK), "it is answered, and its answer is waited for"
+        strangers = [stack.enter_context(connect(meeting)) for _ in range(MOST_GREETING + 100)]
+        assert receive_until_reset(strangers[0]) == b"", "the first has made room for others"
+        peer.handshake(context, last_words=words.greeting("session", 0))
+        while not peer.opened:  # TLS itself may say something first
+            peer.receive()
+        assert peer.opened == words.WELCOME
+
+
 def test_who_knows_the_way_and_not_the_session_is_refused_in_the_clear_too(
     native_backend: DataServerBackend, thread: LoopThread
 ) -> None:
@@ -382,6 +426,56 @@ def test_an_answer_that_does_not_come_leads_to_another_connection(
                 assert receive(client, 6) == b"answer"
             assert receive_until_end(hung) == b""
     del application, far
+
+
+@pytest.fixture
+def one_worker(thread: LoopThread) -> Iterator[tuple[Path, int]]:
+    """(path of the consumer's side in the clear, its worker's pid): the test is the producer's side."""
+    backend = create_backend("native", {"workers": 1})
+    assert isinstance(backend, NativeBackend)
+    thread.run(backend.open())
+    path = Path(thread, backend, encrypted=False, reverse=True)
+    yield path, backend.pids[1]
+    path.close()
+    thread.run(backend.close())
+
+
+def _ready(meeting: socket.socket) -> socket.socket:
+    sock = connect(meeting)
+    sock.sendall(words.greeting("session", 0))
+    assert receive(sock, 1) == words.WELCOME
+    return sock
+
+
+def test_all_that_was_ready_may_be_dead_at_once(one_worker: tuple[Path, int]) -> None:
+    path, pid = one_worker
+    meeting = path.listening()
+    consumer = path.consumer([endpoint(meeting)])
+    spares = [_ready(meeting) for _ in range(MOST_READY)]
+    worker = psutil.Process(pid)
+    worker.suspend()
+    with connect(consumer.listeners[0]) as client:
+        for spare in spares:
+            cut(spare)
+        worker.resume()
+        with _ready(meeting) as good:
+            assert receive(good, words.BEGIN_BYTES) == words.begin(0)
+            good.sendall(words.TAKEN + b"answer")
+            assert receive(client, 6) == b"answer"
+
+
+def test_a_client_that_has_left_while_it_waited_gets_nothing(one_worker: tuple[Path, int]) -> None:
+    path, _ = one_worker
+    meeting = path.listening()
+    consumer = path.consumer([endpoint(meeting)])
+    impatient = connect(consumer.listeners[0])
+    until(lambda: consumer.statistics()[0].connections_total == 1, "it waits")
+    cut(impatient)
+    with _ready(meeting) as spare, connect(consumer.listeners[0]) as client:
+        assert receive(spare, words.BEGIN_BYTES) == words.begin(0)
+        spare.sendall(words.TAKEN + b"answer")
+        assert receive(client, 6) == b"answer"
+    assert consumer.statistics()[0].connections_failed == 1
 
 
 def test_connections_that_come_and_go_at_random_lose_nothing_and_leave_nothing(

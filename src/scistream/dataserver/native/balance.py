@@ -82,11 +82,15 @@ class Balance:
             sock.setblocking(False)
 
     def forget(self, slot: int, index: int) -> None:
-        """Worker `index` has died: it has no connection of the session in `slot` any more."""
+        """Worker `index` has died: it has no connection in `slot` any more, and nothing ready."""
+        self.forget_connections(slot, index)
+        self._ready_memory[8 * _CELLS * index : 8 * _CELLS * (index + 1)] = bytes(8 * _CELLS)
+
+    def forget_connections(self, slot: int, index: int) -> None:
+        """Worker `index` has no connection of the session in `slot` any more, and takes none."""
         place = slot * self._workers + index
         self._counts[place] = 0
         self._busy[2 * place] = self._busy[2 * place + 1] = 0
-        self._ready_memory[8 * _CELLS * index : 8 * _CELLS * (index + 1)] = bytes(8 * _CELLS)
 
     def close(self) -> None:
         """Close this process's copies; the memory goes with the process."""
@@ -113,9 +117,11 @@ class BalanceOfWorker:
         """Others may hand over connections of the session in `slot`."""
         self._counts[slot * self._workers + self._index] = 1
 
-    def close(self, slot: int) -> None:
-        """They may no more."""
-        self._balance.forget(slot, self._index)
+    def close(self, slot: int, channels: int) -> None:
+        """They may no more; none of its channels has anything ready."""
+        self._balance.forget_connections(slot, self._index)
+        for channel in range(channels):
+            self.count_ready(slot, channel, 0, 0)
 
     def count(self, slot: int, change: int) -> None:
         """Publish that there is one connection more or less."""
@@ -196,6 +202,10 @@ class BalanceOfWorker:
     def expect(self, worker: int, slot: int, channel: int) -> None:
         """Publish for another worker that one more comes, which it does not know yet."""
         self._ready[self._place(worker, slot, channel) + 1] += 1
+
+    def take_one(self, worker: int, slot: int, channel: int) -> None:
+        """Publish for another worker that one more waits there, which it does not know yet."""
+        self._ready[self._place(worker, slot, channel)] -= 1
 
     def _listening(self, slot: int) -> list[int]:
         start = slot * self._workers

@@ -59,22 +59,29 @@ class DeadPeers:
         self._looking = False
         for relay in self._relays():
             self.begin()
-            for flow in (relay.to_target, relay.from_target):
-                if not relay.closed and not flow.cut:
-                    if not is_kept_alive(flow.source):
-                        keep_alive(flow.source, self._timeout_s)
-                    info = tcp_info(flow.source)
-                    if info.silent_s > self._timeout_s and _unanswered(info):
-                        logger.info(
-                            "session %s: channel %d: a peer has not answered for %.0f s: cut",
-                            relay.channel.session.uid,
-                            relay.channel.index,
-                            info.silent_s,
-                        )
-                        # after what came before, its end is read, which is that of a cut stream
-                        with contextlib.suppress(OSError):  # its error has come meanwhile
-                            flow.source.shutdown(socket.SHUT_RD)
-                        relay.cut(flow)
+            try:
+                self._look_at(relay)
+            except Exception:
+                logger.exception("a connection is ended because its peer could not be looked after")
+                relay.abort()
+
+    def _look_at(self, relay: Relay) -> None:
+        for flow in (relay.to_target, relay.from_target):
+            if not relay.closed and not flow.cut:
+                if not is_kept_alive(flow.source):
+                    keep_alive(flow.source, self._timeout_s)
+                info = tcp_info(flow.source)
+                if info.silent_s > self._timeout_s and _unanswered(info):
+                    logger.info(
+                        "session %s: channel %d: a peer has not answered for %.0f s: cut",
+                        relay.channel.session.uid,
+                        relay.channel.index,
+                        info.silent_s,
+                    )
+                    # after what came before, its end is read, which is that of a cut stream
+                    with contextlib.suppress(OSError):  # its error has come meanwhile
+                        flow.source.shutdown(socket.SHUT_RD)
+                    relay.cut(flow)
 
 
 def _unanswered(info: TcpInfo) -> bool:

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from scistream.dataserver.base import TlsLeg
 from scistream.dataserver.native.handshake import Handshake
-from scistream.dataserver.native.kernel_relay import relay_kernel
-from scistream.dataserver.native.plain import relay_plain
+from scistream.dataserver.native.kernel_relay import KernelRelay
+from scistream.dataserver.native.plain import plain_relay
 from scistream.dataserver.native.reverse_waiting import PAIR_LIMIT_S, Pairing
 from scistream.dataserver.native.sockets import reset
 from scistream.dataserver.native.tls import TlsError
-from scistream.dataserver.native.tls_relay import relay_tls
+from scistream.dataserver.native.tls_relay import TlsRelay
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Deadlines, Loop, Owner
+    from scistream.dataserver.native.relay import Relay
     from scistream.dataserver.native.session import Address, Channel
     from scistream.dataserver.native.tls import TlsEngine
 
@@ -273,15 +274,21 @@ class Establishment:
             self._fail(str(error))
             return
         self._channel.session.established(self._channel, self._accepted, target)
+        relay = self._relay_of(target, by_kernel=by_kernel, tls_accepted=tls_accepted)
+        # from here on all is the relay's, which ends itself if it cannot begin
         self._ended = True
         self._channel.establishment_ended(self, failed=False)
-        if engine is None:
-            relay_plain(self._loop, self._channel, self._accepted, target)
-        elif by_kernel:
+        if engine is not None and by_kernel:
             engine.free()
-            relay_kernel(self._loop, self._channel, self._accepted, target, tls_accepted=tls_accepted)
-        else:
-            relay_tls(self._loop, self._channel, self._accepted, target, engine, tls_accepted=tls_accepted)
+        relay.begin()
+
+    def _relay_of(self, target: socket.socket, *, by_kernel: bool, tls_accepted: bool) -> Relay:
+        sides = self._loop, self._channel, self._accepted, target
+        if self._engine is None:
+            return plain_relay(*sides)
+        if by_kernel:
+            return KernelRelay(*sides, tls_accepted=tls_accepted)
+        return TlsRelay(*sides, self._engine, tls_accepted=tls_accepted)
 
     def _fail(self, reason: str) -> None:
         self._channel.session.tell_refusal(self._channel, reason)

@@ -4,7 +4,7 @@ What differs is how the encrypted leg begins and ends, for which the kernel has 
 [1]_. What it holds next that is no application data, it tells by an error: splice says EINVAL. Such a record
 is fetched by recvmsg: a close_notify is the stream's end, session tickets are of no use here, and everything
 else, a KeyUpdate included, is a cut. So is TCP's end without a close_notify, unless the peer is known to end
-its streams so.
+its streams so, and nothing of another record has come.
 
 References
 ----------
@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 
 from scistream.dataserver.native.plain import NON_BLOCKING, SpliceFlow
 from scistream.dataserver.native.relay import Relay
-from scistream.dataserver.native.sockets import unacknowledged_bytes
+from scistream.dataserver.native.sockets import unacknowledged_bytes, unread_bytes
 from scistream.dataserver.native.tls import BATCH_BYTES
 from scistream.dataserver.native.tls_kernel import SOL_TLS, SentRecords
+from scistream.dataserver.native.tls_relay import MOST_DISCARDS
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.loop import Loop
@@ -200,6 +201,9 @@ class KernelOpenFlow(SpliceFlow):
         self._ended = True
         if not self._omitted:
             raise ConnectionResetError(errno.ECONNRESET, "ended without close_notify")
+        # since Linux 6.0 the kernel leaves a record with TCP until it is whole, unless memory is short
+        if unread_bytes(self.source):
+            raise ConnectionResetError(errno.ECONNRESET, "ended in the middle of a record")
 
     def _broken(self, what: str) -> None:
         self._ended = True
@@ -227,9 +231,15 @@ def _are_tickets(content: bytes) -> bool:
 
 
 class KernelRelay(Relay):
-    """A relay with one leg that the kernel encrypts."""
+    """A relay between a leg whose TLS is the kernel's and a plain one.
 
-    __slots__ = ("tls_socket",)
+    Parameters
+    ----------
+    tls_accepted : bool
+        Whether the accepted connection is the encrypted one; else the target's is.
+    """
+
+    __slots__ = ("_opening", "tls_socket")
 
     def __init__(
         self,
@@ -237,36 +247,28 @@ class KernelRelay(Relay):
         channel: Channel,
         accepted: socket.socket,
         target: socket.socket,
-        tls_socket: socket.socket,
+        *,
+        tls_accepted: bool,
     ) -> None:
         super().__init__(loop, channel, accepted, target)
-        self.tls_socket = tls_socket
+        self.tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
+        seal = KernelSealFlow(self, plain, self.tls_socket)
+        omitted = channel.session.peer_omits_close_notify
+        self._opening = KernelOpenFlow(self, self.tls_socket, plain, omitted=omitted)
+        if tls_accepted:
+            self.join(self._opening, seal)
+        else:
+            self.join(seal, self._opening)
+
+    def run_first(self) -> None:
+        """Move what the kernel has had since the keys came."""
+        self._opening.run()
 
     def close(self) -> None:
         """Close both connections; unread records after the close_notify must not turn that into a reset."""
         if not self.closed:
             with contextlib.suppress(OSError):
-                while any(self.tls_socket.recvmsg(_DISCARD_BYTES, _RECORD_TYPE_SPACE)[:2]):
-                    pass
+                for _ in range(MOST_DISCARDS):
+                    if not any(self.tls_socket.recvmsg(_DISCARD_BYTES, _RECORD_TYPE_SPACE)[:2]):
+                        break
         super().close()
-
-
-def relay_kernel(
-    loop: Loop,
-    channel: Channel,
-    accepted: socket.socket,
-    target: socket.socket,
-    *,
-    tls_accepted: bool,
-) -> None:
-    """Relay between a leg whose TLS is the kernel's and a plain one; owns both from now on."""
-    tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
-    relay = KernelRelay(loop, channel, accepted, target, tls_socket)
-    seal = KernelSealFlow(relay, plain, tls_socket)
-    omitted = channel.session.peer_omits_close_notify
-    opening = KernelOpenFlow(relay, tls_socket, plain, omitted=omitted)
-    if tls_accepted:
-        relay.join(opening, seal)
-    else:
-        relay.join(seal, opening)
-    opening.run()

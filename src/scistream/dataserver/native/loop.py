@@ -197,7 +197,8 @@ class Loop:
 
     def run(self) -> None:
         """Handle events until `stopping`."""
-        poll, handlers, turns, agenda = self._epoll.poll, self._handlers, self._turns, self._agenda
+        poll, handlers, owners = self._epoll.poll, self._handlers, self._owners
+        turns, agenda = self._turns, self._agenda
         while not self.stopping:
             timeout: float | None = None
             if turns:
@@ -209,12 +210,13 @@ class Loop:
                 handler = handlers.get(descriptor)
                 if handler is None:
                     continue
+                owner = owners[descriptor]  # who may be watching it no more afterwards
                 try:
                     handler(events)
                 except Exception:
                     # one connection met a bug: end it, and go on for all the others
                     logger.exception(_BUG)
-                    self._owners[descriptor].abort()
+                    owner.abort()
             # not all that wait: who becomes ready now would wait for each of them; and as many as were run
             # because of events, or whoever is ready again and again would keep those that wait from theirs
             for _ in range(min(len(turns), max(1, self.pumped))):

@@ -4,20 +4,24 @@ The two directions are paced apart, each to the rate. Every `ADJUST_S` it is loo
 their shares, in all workers: these divide the whole rate among them. The others may begin at any moment with
 an equal share of all connections, so that together they are at most twice as fast as they should be, until
 the next look. A pacing rate limits what is sent on a socket: for one direction that is the target's, for the
-other the accepted one.
+other the accepted one. The kernel paces no MPTCP connection; where the peer insists on one, that direction
+goes unpaced, and a line in the log says so.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from scistream.dataserver.native.sockets import pace, unsent_bytes
+from scistream.dataserver.native.sockets import is_multipath, pace, unsent_bytes
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Flow, Relay
     from scistream.dataserver.native.session import Session
+
+logger = logging.getLogger(__name__)
 
 ADJUST_S = 0.1
 SOON_S = 0.01
@@ -58,7 +62,11 @@ class Pacer:
     def __init__(self, session: Session, rate_mbps: float) -> None:
         self._session = session
         self._bytes_per_s = rate_mbps * _BYTES_PER_S
-        self._directions = [_Direction(0, lambda relay: relay.to_target), _Direction(1, _from_target)]
+        self._directions = [
+            _Direction(0, lambda relay: relay.to_target, self._tell_of_multipath),
+            _Direction(1, lambda relay: relay.from_target, self._tell_of_multipath),
+        ]
+        self._told_of_multipath = False
         self._looking = False
         self._looked_at = 0.0
 
@@ -90,6 +98,15 @@ class Pacer:
     def end(self) -> None:
         """Look no more."""
         self._session.worker.pacing.discard(self)
+
+    def _tell_of_multipath(self) -> None:
+        if not self._told_of_multipath:
+            self._told_of_multipath = True
+            logger.warning(
+                "session %s: a peer uses MPTCP, which the kernel cannot pace: what is sent to it is not held "
+                "to the session's rate; start what connects there without MPTCP",
+                self._session.uid,
+            )
 
     def _connections(self) -> int:
         return self._session.worker.open_connections(self._session)
@@ -128,9 +145,12 @@ class _Use:
 class _Direction:
     """The flows of one direction."""
 
-    def __init__(self, index: int, flow_of: Callable[[Relay], Flow]) -> None:
+    def __init__(
+        self, index: int, flow_of: Callable[[Relay], Flow], tell_of_multipath: Callable[[], None]
+    ) -> None:
         self.index = index
         self._flow_of = flow_of
+        self._tell_of_multipath = tell_of_multipath
         self._uses: dict[Flow, _Use] = {}
         self._busy: set[Flow] = set()
 
@@ -146,16 +166,22 @@ class _Direction:
         return len(self._busy)
 
     def give(self, busy_share: int, idle_share: int) -> None:
-        """Pace all flows anew."""
+        """Pace all flows anew; a connection that cannot be paced is ended, since it would keep no rate."""
         for flow in self._uses:
-            self._pace(flow, busy_share if flow in self._busy else idle_share)
+            if flow.relay.closed:
+                continue
+            try:
+                self._pace(flow, busy_share if flow in self._busy else idle_share)
+            except Exception:
+                logger.exception("a connection is ended because it cannot be paced")
+                flow.relay.abort()
 
     def _pace(self, flow: Flow, share: int) -> None:
         use = self._uses[flow]
-        if use.given != share:
-            use.given = share
+        if use.given == share:
+            return
+        use.given = share
+        if is_multipath(flow.sink):
+            self._tell_of_multipath()
+        else:
             pace(flow.sink, share)
-
-
-def _from_target(relay: Relay) -> Flow:
-    return relay.from_target

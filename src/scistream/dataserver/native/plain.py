@@ -173,7 +173,8 @@ class SpliceFlow(Flow):
             self.relay.loop.pipes.give_back(pipe)
 
 
-def relay_plain(loop: Loop, channel: Channel, accepted: socket.socket, target: socket.socket) -> None:
-    """Relay plain TCP between two connected sockets, which it owns from now on."""
+def plain_relay(loop: Loop, channel: Channel, accepted: socket.socket, target: socket.socket) -> Relay:
+    """Return a relay of plain TCP between two connected sockets."""
     relay = Relay(loop, channel, accepted, target)
     relay.join(SpliceFlow(relay, accepted, target), SpliceFlow(relay, target, accepted))
+    return relay

@@ -35,7 +35,8 @@ class Flow:
     Attributes
     ----------
     moved : int
-        Application bytes written to the sink.
+        Application bytes written to the sink; where they are sealed or opened, those that were taken for it,
+        of which at most a batch is not written yet.
     parked : int
         Bytes taken from the source that the sink has not taken yet.
     ending : bool
@@ -126,7 +127,7 @@ class Flow:
 
 
 class Relay:
-    """Two sockets joined by two flows; the owner of both until `close` or `abort`."""
+    """Two sockets joined by two flows; the owner of both from `begin` until `close` or `abort`."""
 
     __slots__ = ("accepted", "channel", "closed", "from_target", "loop", "target", "to_target")
 
@@ -141,17 +142,24 @@ class Relay:
         self.closed = False
 
     def join(self, to_target: Flow, from_target: Flow) -> None:
-        """Begin to relay by these two flows."""
+        """Use these two flows."""
         self.to_target, self.from_target = to_target, from_target
         to_target.back, from_target.back = from_target, to_target
-        self.channel.relay_begins(self)
-        # epoll reports all that is there already, an end of stream included
+
+    def begin(self) -> None:
+        """Begin to relay; after an error both connections have been reset."""
         try:
-            self.loop.watch(self.accepted.fileno(), EVENTS, to_target.on_source_events, self)
-            self.loop.watch(self.target.fileno(), EVENTS, from_target.on_source_events, self)
-        except OSError:  # the kernel watches no more descriptors for this user
+            self.channel.relay_begins(self)
+            # epoll reports all that is there already, an end of stream included
+            self.loop.watch(self.accepted.fileno(), EVENTS, self.to_target.on_source_events, self)
+            self.loop.watch(self.target.fileno(), EVENTS, self.from_target.on_source_events, self)
+            self.run_first()
+        except Exception:  # for one: the kernel watches no more descriptors for this user
             self.abort()
             raise
+
+    def run_first(self) -> None:
+        """Move what epoll does not tell of."""
 
     def cut(self, flow: Flow) -> None:
         """Deliver what came before the source of `flow` broke; take nothing more for it."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 ANSWER_LIMIT_S = 3.0
 """How long the producer's side may take to begin; then another connection of it is tried."""
 LOOK_S = 0.05
-"""How often a connection that waits for one of the producer's side looks whether another worker has one."""
+"""How often it is looked whether another worker has a connection of the producer's side, while some wait."""
+PATIENCE_S = 0.5
+"""How often it is looked whether who waits for one is there still, and has not waited too long."""
 READY_TIMEOUT_S = 20.0
 """How long the peer of a connection that is ready may leave everything unanswered: less than that of a
 stream, for nothing is lost with it, and whoever gets a dead one has to wait."""
@@ -32,7 +34,8 @@ class ReverseTimes:
 
     def __init__(self, loop: Loop) -> None:
         self.answers = loop.deadlines(ANSWER_LIMIT_S, lambda spare: spare.too_late(), end_step)
-        self.looks = loop.deadlines(LOOK_S, lambda pairing: pairing.look_again(), end_step)
+        self.looks = loop.deadlines(LOOK_S, lambda room: room.look(), end_step)
+        self.patience = loop.deadlines(PATIENCE_S, lambda pairing: pairing.look_again(), end_step)
         self.surplus = loop.deadlines(SURPLUS_S, lambda dialler: dialler.shrink(), end_step)
         self._retries = [
             loop.deadlines(wait_s, lambda dialler: dialler.try_again(), end_step) for wait_s in RETRIES_S

@@ -5,12 +5,14 @@ application's connection comes: that one gets it, and the other side is told to 
 sends is not read before the other side has taken the connection, so where one is dead another one is tried.
 
 Nobody who has not proved the session's key gets beyond the handshake, which is limited in time and number.
-Connections that are ready carry nothing and count as none.
+The other gateway speaks first and at once, so that who says nothing has to make room for all others, and has
+no TLS state yet. Connections that are ready carry nothing and count as none.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import select
 import socket
 import time
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 from scistream.dataserver.base import TlsLeg
 from scistream.dataserver.native import reverse_words as words
 from scistream.dataserver.native.handshake import Handshake
-from scistream.dataserver.native.relay import EVENTS
+from scistream.dataserver.native.relay import EVENTS, READABLE
 from scistream.dataserver.native.reverse_times import READY_TIMEOUT_S
 from scistream.dataserver.native.sockets import EXHAUSTED, is_tuned, keep_alive, reset
 
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_GREETING = 128
-"""Connections of a channel in one worker that have not proved yet who they are; the oldest has to go."""
+MOST_GREETING = 1024
+"""Connections of a channel in one worker that have not proved yet who they are. One more takes the place of
+the oldest that has said nothing; if all talk, of any of them."""
+LEAST_GREETING = 128
+_GREETING_PART = 64
+"""With fewer open files than this allows for, a channel's part of them, down to `LEAST_GREETING`."""
 MOST_READY = 256
 """Connections of a channel in one worker that are kept ready; more are refused."""
 PAIR_LIMIT_S = 10.0
@@ -50,14 +56,19 @@ class WaitingRoom:
     """
 
     def __init__(self, channel: Channel, listener: socket.socket) -> None:
+        self.owner = self
         self.channel = channel
         self.session = channel.session
         self.worker = channel.session.worker
         self.listener = listener
         self._listening = False
+        most = self.worker.descriptors // _GREETING_PART
+        self._most_greeting = max(LEAST_GREETING, min(MOST_GREETING, most))
+        self._silent: dict[Spare, None] = {}
         self._greeting: dict[Spare, None] = {}
         self._ready: dict[Spare, None] = {}
         self._waiting: dict[Pairing, None] = {}
+        self._looks = False
 
     # --- accepting ---------------------------------------------------------------------------------------
 
@@ -93,17 +104,31 @@ class WaitingRoom:
 
     def adopt(self, accepted: socket.socket) -> None:
         """Find out who an accepted connection is."""
-        if len(self._greeting) >= MOST_GREETING:
-            next(iter(self._greeting)).lose("others come after it, and it has not said who it is")
+        if len(self._silent) + len(self._greeting) >= self._most_greeting:
+            self._lose_one()
         if not is_tuned(accepted):  # it came before the listener was tuned
             self.session.prepare(accepted, TlsLeg.TARGET)
         spare = Spare(self, accepted)
-        self._greeting[spare] = None
+        self._silent[spare] = None
         self.worker.spare_begins()
         self._publish()
         spare.begin()
 
+    def _lose_one(self) -> None:
+        # not the oldest of those that talk: among many strangers, that would be the other gateway's each time
+        spare = next(iter(self._silent), None) or secrets.choice(list(self._greeting))
+        spare.lose("others come after it, and it has not said who it is")
+
+    def lose_silent(self) -> None:
+        """Keep only those that have said something."""
+        for spare in list(self._silent):
+            spare.lose("there is no room for who says nothing")
+
     # --- what spares report ------------------------------------------------------------------------------
+
+    def has_spoken(self, spare: Spare) -> None:
+        """Take note that `spare` has said something."""
+        self._greeting[spare] = self._silent.pop(spare)
 
     def has_greeted(self, spare: Spare) -> bool:
         """Take note that `spare` is the other gateway's; return False if there are too many already."""
@@ -121,7 +146,10 @@ class WaitingRoom:
 
     def has_ended(self, spare: Spare, reason: str) -> None:
         """Forget a connection that is gone."""
-        if self._greeting.pop(spare, spare) is None and reason:
+        unknown = spare in self._greeting or spare in self._silent
+        self._silent.pop(spare, None)
+        self._greeting.pop(spare, None)
+        if unknown and reason:
             self.session.tell_refusal(self.channel, f"from the producer's side: {reason}")
         elif self._ready.pop(spare, spare) is None:
             logger.debug("session %s: a connection that was ready is gone: %s", self.session.uid, reason)
@@ -136,6 +164,7 @@ class WaitingRoom:
         spare = next(iter(self._ready), None)
         if spare is None:
             self._waiting[pairing] = None
+            self._look_later()
         else:
             del self._ready[spare]
         self._publish()
@@ -146,6 +175,20 @@ class WaitingRoom:
         if self._waiting.pop(pairing, pairing) is None:
             self._publish()
 
+    def look(self) -> None:
+        """Let those who wait longest go where another worker has something ready."""
+        self._looks = False
+        for pairing in list(self._waiting):
+            if not pairing.go_elsewhere():
+                break
+        if self._waiting:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looks:
+            self._looks = True
+            self.worker.reverse.looks.add(self)
+
     @property
     def waiting(self) -> int:
         """How many wait."""
@@ -153,14 +196,16 @@ class WaitingRoom:
 
     def _publish(self) -> None:
         self.worker.publish_ready(
-            self.channel, len(self._ready) - len(self._waiting), coming=len(self._greeting)
+            self.channel,
+            len(self._ready) - len(self._waiting),
+            coming=len(self._silent) + len(self._greeting),
         )
 
     # --- the end -----------------------------------------------------------------------------------------
 
     def renew(self) -> None:
         """Keep no connection that was greeted with the credentials before; the other side dials again."""
-        for spare in (*self._greeting, *self._ready):
+        for spare in (*self._silent, *self._greeting, *self._ready):
             spare.drop()
 
     def abort(self) -> None:
@@ -170,11 +215,13 @@ class WaitingRoom:
     def close(self) -> None:
         """Give everything up."""
         self.pause()
+        self.worker.reverse.looks.discard(self)
         self.listener.close()
         self.renew()
 
 
 class _State(Enum):
+    SILENT = auto()
     GREETING = auto()
     READY = auto()
     ASKED = auto()
@@ -189,21 +236,30 @@ class Spare:
         self._room = room
         self._loop = room.worker.loop
         self._socket = sock
-        session = room.session
-        self._engine: TlsEngine | None = session.tls.engine(self._loop.scratch) if session.tls else None
-        self._talk = words.Talk(self._loop, sock, self._engine)
-        self._expected = words.greeting(session.uid, room.channel.index)
+        self._tls = room.session.tls
+        self._engine: TlsEngine | None = None
+        self._talk = words.Talk(self._loop, sock, None)
+        self._expected = words.greeting(room.session.uid, room.channel.index)
         self._handshake: Handshake | None = None
-        self._state = _State.GREETING
+        self._state = _State.SILENT
         self._pairing: Pairing | None = None
 
     def begin(self) -> None:
-        """Let it prove who it is."""
-        if self._engine is None:
+        """Wait for its first word."""
+        self._loop.establishing.add(self)
+        self._loop.watch(self._socket.fileno(), READABLE | select.EPOLLET, self._on_first_word, self)
+
+    def _on_first_word(self, _events: int) -> None:
+        self._room.has_spoken(self)
+        self._state = _State.GREETING
+        if self._tls is None:
             self._proved()
-        else:
-            self._handshake = Handshake(self._loop, self, self._socket, self._engine, self._proved, self.lose)
-            self._handshake.begin()
+            return
+        self._loop.establishing.discard(self)
+        engine = self._engine = self._tls.engine(self._loop.scratch)
+        self._talk = words.Talk(self._loop, self._socket, engine)
+        self._handshake = Handshake(self._loop, self, self._socket, engine, self._proved, self.lose)
+        self._handshake.begin()
 
     def _proved(self) -> None:
         self._loop.establishing.add(self)
@@ -247,13 +303,21 @@ class Spare:
         self._room.serve()
 
     def ask(self, pairing: Pairing) -> None:
-        """Tell the other side to begin; `pairing` learns what comes of it."""
-        self._state, self._pairing = _State.ASKED, pairing
+        """Tell the other side to begin; `pairing` learns what comes of it.
+
+        Raises
+        ------
+        TalkEnded
+            It is gone.
+        """
+        self._state = _State.ASKED
         self._room.worker.reverse.answers.add(self)
         try:
             self._talk.say(words.begin(self._room.waiting))
         except words.TalkEnded as error:
             self.lose(str(error))
+            raise
+        self._pairing = pairing
 
     def _taken(self) -> None:
         pairing = self._leave("it carries a stream")
@@ -307,7 +371,7 @@ class Pairing:
     due : float
         Until when it waits, on the monotonic clock.
     moved : bool
-        Whether it comes from another worker; if it was in vain it does not go on at once.
+        Whether it comes from another worker; if that was in vain it does not go on at once.
     wanted : callable
         Returns whether the application is there still.
     move : callable
@@ -331,26 +395,37 @@ class Pairing:
         self._room = room
         self.owner = owner
         self.due = due
-        self._rests = moved
+        self._moved = moved
         self._wanted = wanted
         self._move = move
         self._paired = paired
         self._failed = failed
         self._spare: Spare | None = None
         self._reason = "the producer's side has no connection ready"
-        self._looks = room.worker.reverse.looks
+        self._patience = room.worker.reverse.patience
 
     def find(self) -> None:
         """Take one that is ready, here or in another worker; wait if there is none."""
-        self._looks.discard(self)
-        self._spare = self._room.take(self)
-        if self._spare is not None:
-            self._spare.ask(self)
-        elif self._rests:
-            self._rests = False
-            self._looks.add(self)
-        else:
-            self.look_again()
+        self._patience.discard(self)
+        if not self._wanted():
+            self._give_up(f"{self._reason}; the client has left")
+            return
+        # not by `unanswered`, which calls this: all that are ready may be gone at once
+        while (spare := self._room.take(self)) is not None:
+            try:
+                spare.ask(self)
+            except words.TalkEnded as error:
+                self._reason = f"the producer's side has not begun: {error}"
+            else:
+                self._spare = spare
+                return
+        if self._moved or not self.go_elsewhere():
+            self._patience.add(self)
+
+    def go_elsewhere(self) -> bool:
+        """Go to another worker that has one ready; return False if it stays here."""
+        richest = self._room.worker.richest(self._room.channel)
+        return richest is not None and self._move(richest)
 
     def look_again(self) -> None:
         """See whether it is worth while to wait on."""
@@ -359,9 +434,7 @@ class Pairing:
         elif time.monotonic() >= self.due:
             self._give_up(self._reason)
         else:
-            richest = self._room.worker.richest(self._room.channel)
-            if richest is None or not self._move(richest):
-                self._looks.add(self)
+            self._patience.add(self)
 
     def _give_up(self, reason: str) -> None:
         self.abort()
@@ -383,7 +456,7 @@ class Pairing:
 
     def abort(self) -> None:
         """Stop; nobody is called."""
-        self._looks.discard(self)
+        self._patience.discard(self)
         self._room.leave(self)
         if self._spare is not None:
             spare, self._spare = self._spare, None

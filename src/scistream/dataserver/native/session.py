@@ -245,8 +245,10 @@ class Session:
             listener.listen(LISTEN_BACKLOG)
 
     def listen(self) -> None:
-        """Begin to accept on every channel."""
+        """Begin to accept on every channel; the worker says when, if there is no room."""
         for channel in self.channels:
+            if self.worker.paused:
+                return
             channel.listen()
 
     @property
@@ -363,11 +365,12 @@ class Session:
                 certificate_pem=tls["certificate"].encode(),
                 private_key_pem=tls["private_key"].encode(),
                 peer_certificate_pem=tls["peer_certificate"].encode(),
+                reverse=bool(tls["reverse"]),
+                peer_omits_close_notify=bool(tls["peer_omits_close_notify"]),
             )
             context = make_context(credentials, self._tls_engine())
         self.tls, self.tls_leg = context, leg
-        # an older control server, which a tree can outlive, says nothing of it
-        self.peer_omits_close_notify = tls is not None and bool(tls.get("peer_omits_close_notify"))
+        self.peer_omits_close_notify = tls is not None and bool(tls["peer_omits_close_notify"])
         targets, dials = _addresses(body["targets"]), _addresses(body["dials"])
         for channel in self.channels:
             if targets:

@@ -11,7 +11,7 @@ import struct
 import termios
 from typing import Any
 
-from scistream.dataserver.multipath import protocol
+from scistream.dataserver.multipath import IPPROTO_MPTCP, protocol
 
 KEEPALIVE_PROBES = 6
 LISTEN_BACKLOG = 4096
@@ -101,6 +101,11 @@ def limit_unsent(sock: socket.socket, size: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
 
 
+def is_multipath(sock: socket.socket) -> bool:
+    """Return whether a connection is MPTCP's; one that an MPTCP listener has accepted may be plain TCP."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == IPPROTO_MPTCP
+
+
 def pace(sock: socket.socket, bytes_per_s: int) -> None:
     """Let the kernel send no faster than this on a TCP connection, whatever its congestion control."""
     sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("L", bytes_per_s))
@@ -127,6 +132,12 @@ def unacknowledged_bytes(sock: socket.socket) -> int:
 def unsent_bytes(sock: socket.socket) -> int:
     """Return how much of what was written to `sock` has not been sent for the first time (SIOCOUTQNSD)."""
     answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, b"\0" * _INT_BYTES)
+    return int(struct.unpack("i", answer)[0])
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Return how much has come to `sock` that nobody has read (SIOCINQ)."""
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * _INT_BYTES)
     return int(struct.unpack("i", answer)[0])
 
 

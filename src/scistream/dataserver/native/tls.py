@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from scistream.dataserver.base import TlsCredentials
+from scistream.dataserver.native.tls_records import RecordBoundaries
 from scistream.errors import ConfigurationError, DataServerError
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,14 @@ class TlsEngine(ABC):
         Why nothing more can be opened: what came is not from the peer, or it says that it gives up.
     handshake_bytes : int
         How much the next `handshake` takes at most.
+    records : RecordBoundaries or None
+        Where the peer's records begin and end, if it may end its stream by TCP's end alone.
     """
 
     peer_has_ended: bool = False
     failure: str | None = None
     handshake_bytes: int = _HANDSHAKE_READ_BYTES
+    records: RecordBoundaries | None = None
 
     @abstractmethod
     def handshake(self, received: bytes) -> tuple[bool, bytes]:
@@ -134,9 +138,19 @@ class TlsEngine(ABC):
 class TlsContext(ABC):
     """One session's credentials, ready for connections."""
 
-    @abstractmethod
+    def __init__(self, credentials: TlsCredentials) -> None:
+        self._peer_omits_close_notify = credentials.peer_omits_close_notify
+
     def engine(self, scratch: Scratch) -> TlsEngine:
         """Return the engine for a new connection."""
+        engine = self.new_engine(scratch)
+        if self._peer_omits_close_notify:
+            engine.records = RecordBoundaries()
+        return engine
+
+    @abstractmethod
+    def new_engine(self, scratch: Scratch) -> TlsEngine:
+        """Return an engine that has not begun."""
 
 
 def make_context(credentials: TlsCredentials, engine: str) -> TlsContext:

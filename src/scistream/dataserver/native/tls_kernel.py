@@ -84,8 +84,8 @@ class KernelContext(OpensslContext):
         super().__init__(credentials)
         self._context.set_keylog_callback(_keep_secret)
 
-    def engine(self, scratch: Scratch) -> TlsEngine:
-        """Return the engine for a new connection."""
+    def new_engine(self, scratch: Scratch) -> TlsEngine:
+        """Return an engine that has not begun."""
         return KernelEngine(self._context, self._pinned, scratch, server=self._server)
 
 

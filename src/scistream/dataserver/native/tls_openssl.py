@@ -40,6 +40,7 @@ class OpensslContext(TlsContext):
     """A pyOpenSSL context for one session."""
 
     def __init__(self, credentials: TlsCredentials) -> None:
+        super().__init__(credentials)
         try:
             certificate = x509.load_pem_x509_certificate(credentials.certificate_pem)
             peer = x509.load_pem_x509_certificate(credentials.peer_certificate_pem)
@@ -66,8 +67,8 @@ class OpensslContext(TlsContext):
         self._server = credentials.is_server
         self._pinned = peer.public_bytes(Encoding.DER)
 
-    def engine(self, scratch: Scratch) -> TlsEngine:
-        """Return the engine for a new connection."""
+    def new_engine(self, scratch: Scratch) -> TlsEngine:
+        """Return an engine that has not begun."""
         return OpensslEngine(self._context, self._pinned, scratch, server=self._server)
 
 
@@ -94,6 +95,7 @@ class OpensslEngine(TlsEngine):
         self._outgoing: Any = _bio_new(_bio_s_mem())
         _lib.BIO_set_mem_eof_return(self._incoming, -1)
         _ssl_set_bio(self._ssl, self._incoming, self._outgoing)
+        self._input_view = scratch.input_view
         self._input: Any = _ffi.from_buffer(scratch.input)
         self._output: Any = _ffi.from_buffer(scratch.output)
         self._output_bytes = len(scratch.output)
@@ -101,6 +103,7 @@ class OpensslEngine(TlsEngine):
     def handshake(self, received: bytes) -> tuple[bool, bytes]:
         """Take what came; return whether the handshake is complete, and what to send."""
         if received:
+            self._follow(received)
             _bio_write(self._incoming, received, len(received))
         try:
             self._connection.do_handshake()
@@ -130,6 +133,8 @@ class OpensslEngine(TlsEngine):
         _clear_errors()
         ssl, output, room = self._ssl, self._output, self._output_bytes
         if length:
+            if self.records is not None:
+                self.records.follow(self._input_view[:length])
             # a BIO that reads the scratch buffer itself; the former one was read to its end
             incoming = _lib.BIO_new_mem_buf(self._input, length)
             _lib.BIO_set_mem_eof_return(incoming, -1)
@@ -144,6 +149,7 @@ class OpensslEngine(TlsEngine):
         """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows."""
         _clear_errors()
         if received:
+            self._follow(received)
             _bio_write(self._incoming, received, len(received))
         opened = b""
         while len(opened) < length:
@@ -153,6 +159,10 @@ class OpensslEngine(TlsEngine):
                 break
             opened += bytes(_ffi.buffer(self._output, count))
         return opened
+
+    def _follow(self, received: bytes) -> None:
+        if self.records is not None:
+            self.records.follow(received)
 
     def _note_end(self, count: int) -> None:
         """Note why SSL_read has returned `count`, which is not above 0."""

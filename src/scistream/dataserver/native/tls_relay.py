@@ -2,7 +2,7 @@
 
 A connection keeps only what its sink did not take (at most one batch in each direction), and reads nothing
 meanwhile. A TLS stream that ends without close_notify was cut, whatever TCP says; unless the peer is known to
-end its streams so. Then TCP's end is taken for one, and TCP's reset alone for a cut.
+end its streams so. Then TCP's end is taken for one if it does not come in the middle of a record.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ FAIR_SHARE = 8
 SMALL_BYTES = 16 * 1024
 """After a read shorter than this the source is left alone until it announces more."""
 _DISCARD_BYTES = 64 * 1024
+MOST_DISCARDS = 64
+"""Reads of what a peer sends after its end; who goes on and on gets a reset, and keeps nobody waiting."""
 
 
 class TlsFlow(Flow):
@@ -152,35 +154,16 @@ class SealFlow(TlsFlow):
 
 
 class OpenFlow(TlsFlow):
-    """From the encrypted leg to the plain one.
+    """From the encrypted leg to the plain one."""
 
-    Parameters
-    ----------
-    omitted : bool
-        Whether the peer omits the close_notify at the end of its stream.
-    """
-
-    __slots__ = ("_omitted",)
-
-    def __init__(
-        self,
-        relay: Relay,
-        source: socket.socket,
-        sink: socket.socket,
-        engine: TlsEngine,
-        scratch: Scratch,
-        *,
-        omitted: bool,
-    ) -> None:
-        super().__init__(relay, source, sink, engine, scratch)
-        self._omitted = omitted
+    __slots__ = ()
 
     def convert(self, received: int) -> None:
         """Open what was received."""
         engine = self._engine
         if not received:
             self._finished = True
-            if not self._omitted:
+            if engine.records is None or engine.records.inside:
                 self._cut_here()
             return
         self.open(received)
@@ -214,9 +197,15 @@ class OpenFlow(TlsFlow):
 
 
 class TlsRelay(Relay):
-    """A relay with one encrypted leg."""
+    """A relay between a TLS leg, whose handshake is complete, and a plain one.
 
-    __slots__ = ("engine", "tls_socket")
+    Parameters
+    ----------
+    tls_accepted : bool
+        Whether the accepted connection is the encrypted one; else the target's is.
+    """
+
+    __slots__ = ("_opening", "engine", "tls_socket")
 
     def __init__(
         self,
@@ -225,46 +214,35 @@ class TlsRelay(Relay):
         accepted: socket.socket,
         target: socket.socket,
         engine: TlsEngine,
-        tls_socket: socket.socket,
+        *,
+        tls_accepted: bool,
     ) -> None:
         super().__init__(loop, channel, accepted, target)
         self.engine = engine
-        self.tls_socket = tls_socket
+        self.tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
+        scratch = loop.scratch
+        seal = SealFlow(self, plain, self.tls_socket, engine, scratch)
+        self._opening = OpenFlow(self, self.tls_socket, plain, engine, scratch)
+        if tls_accepted:
+            self.join(self._opening, seal)
+        else:
+            self.join(seal, self._opening)
+
+    def run_first(self) -> None:
+        """Open what came with the end of the handshake, the peer's first data perhaps."""
+        self._opening.open(0)
+        if not self.closed:
+            self._opening.run()
 
     def close(self) -> None:
         """Close both connections; unread bytes after the close_notify must not turn that into a reset."""
         if not self.closed:
             with contextlib.suppress(OSError):
-                while self.tls_socket.recv(_DISCARD_BYTES):
-                    pass
+                for _ in range(MOST_DISCARDS):
+                    if not self.tls_socket.recv(_DISCARD_BYTES):
+                        break
         super().close()
 
     def _leave(self) -> None:
         super()._leave()
         self.engine.free()
-
-
-def relay_tls(
-    loop: Loop,
-    channel: Channel,
-    accepted: socket.socket,
-    target: socket.socket,
-    engine: TlsEngine,
-    *,
-    tls_accepted: bool,
-) -> None:
-    """Relay between a TLS leg, whose handshake is complete, and a plain one; owns both from now on."""
-    scratch = loop.scratch
-    tls_socket, plain = (accepted, target) if tls_accepted else (target, accepted)
-    relay = TlsRelay(loop, channel, accepted, target, engine, tls_socket)
-    seal = SealFlow(relay, plain, tls_socket, engine, scratch)
-    omitted = channel.session.peer_omits_close_notify
-    opening = OpenFlow(relay, tls_socket, plain, engine, scratch, omitted=omitted)
-    if tls_accepted:
-        relay.join(opening, seal)
-    else:
-        relay.join(seal, opening)
-    # the peer's first data may have come with the end of its handshake, and epoll will not tell of them
-    opening.open(0)
-    if not relay.closed:
-        opening.run()

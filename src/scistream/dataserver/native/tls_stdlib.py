@@ -19,6 +19,7 @@ class StdlibContext(TlsContext):
     """An ssl.SSLContext for one session."""
 
     def __init__(self, credentials: TlsCredentials) -> None:
+        super().__init__(credentials)
         self._server = credentials.is_server
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if self._server else ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # the certificate is pinned, its names do not matter
@@ -38,8 +39,8 @@ class StdlibContext(TlsContext):
             ) from None
         self._context = context
 
-    def engine(self, scratch: Scratch) -> TlsEngine:
-        """Return the engine for a new connection."""
+    def new_engine(self, scratch: Scratch) -> TlsEngine:
+        """Return an engine that has not begun."""
         return StdlibEngine(self._context, self._pinned, scratch, server=self._server)
 
 
@@ -64,7 +65,7 @@ class StdlibEngine(TlsEngine):
 
     def handshake(self, received: bytes) -> tuple[bool, bytes]:
         """Take what came; return whether the handshake is complete, and what to send."""
-        self._incoming.write(received)
+        self._take(received)
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -89,7 +90,7 @@ class StdlibEngine(TlsEngine):
     def open(self, length: int) -> int:
         """Decrypt ``scratch.input[:length]`` into ``scratch.output``; return the number of bytes there."""
         if length:
-            self._incoming.write(self._input[:length])
+            self._take(self._input[:length])
         output, opened, room = self._output, 0, len(self._output)
         try:
             while count := self._object.read(room - opened, output[opened:]):
@@ -101,7 +102,7 @@ class StdlibEngine(TlsEngine):
 
     def preface(self, received: bytes, length: int) -> bytes:
         """Decrypt at most the next `length` bytes, of which `received` may be a part; keep what follows."""
-        self._incoming.write(received)
+        self._take(received)
         opened = b""
         try:
             while len(opened) < length and (part := self._object.read(length - len(opened))):
@@ -110,6 +111,11 @@ class StdlibEngine(TlsEngine):
         except ssl.SSLError as error:
             self._note_end(error)
         return opened
+
+    def _take(self, received: bytes | memoryview) -> None:
+        if self.records is not None:
+            self.records.follow(received)
+        self._incoming.write(received)
 
     def _note_end(self, error: ssl.SSLError) -> None:
         """Note why nothing more can be read, if that is more than that nothing is there."""

@@ -105,7 +105,7 @@ class Worker:
         self._spares = 0
         self.reverse = ReverseTimes(self.loop)
         self._listeners = 0
-        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._paused = False
         self._resume = self.loop.deadlines(RESUME_S, Worker._try_to_resume)
         self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
@@ -140,21 +140,23 @@ class Worker:
         """Return whether descriptors for one more connection are certain."""
         used = self._listeners + self._spares + DESCRIPTORS_IN_RESERVE
         used += self._connections * DESCRIPTORS_PER_CONNECTION
-        return used + DESCRIPTORS_PER_CONNECTION <= self._descriptors
+        return used + DESCRIPTORS_PER_CONNECTION <= self.descriptors
 
     def pause_accepting(self) -> None:
         """Leave all new connections in the kernel's queues until there is room."""
         if not self._paused:
             self._paused = True
+            self._resume.add(self)
             logger.warning(
                 "accepting pauses at %d connections: the limit is %d open files (ulimit -n)",
                 self._connections,
-                self._descriptors,
+                self.descriptors,
             )
             for session in self._sessions.values():
                 for channel in session.channels:
                     channel.pause()
-        self._resume.add(self)
+                    if channel.room is not None:
+                        channel.room.lose_silent()  # strangers, most likely
 
     def _try_to_resume(self) -> None:
         if not self.has_room():
@@ -162,7 +164,12 @@ class Worker:
             return
         self._paused = False
         for session in self._sessions.values():
-            session.listen()
+            session.listen()  # the first ones may use the room up
+
+    @property
+    def paused(self) -> bool:
+        """Whether there was no room when it was looked last."""
+        return self._paused
 
     def connection_begins(self, session: Session) -> None:
         """Count it."""
@@ -229,8 +236,12 @@ class Worker:
 
     def move(self, channel: Channel, accepted: socket.socket, worker: int, due: float) -> bool:
         """Pass a connection that waits to another worker; return False if it stays here."""
-        handed = Arrival(channel.session.key, channel.index, Handed.WAITING, due, accepted)
-        return self.balance.send(worker, handed)
+        session = channel.session
+        handed = Arrival(session.key, channel.index, Handed.WAITING, due, accepted)
+        if not self.balance.send(worker, handed):
+            return False
+        self.balance.take_one(worker, session.slot, channel.index)
+        return True
 
     def _on_inbox(self, _events: int) -> None:
         while (handed := self.balance.receive()) is not None:
@@ -284,25 +295,24 @@ class Worker:
 
     def _start(self, body: dict[str, Any], descriptors: tuple[int, ...]) -> None:
         needed = least_descriptors(self._listeners + len(descriptors))
-        if needed > self._descriptors:
+        if needed > self.descriptors:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise ResourceExhausted(
-                f"{len(descriptors)} channels more are too many for {self._descriptors} open files: not one "
+                f"{len(descriptors)} channels more are too many for {self.descriptors} open files: not one "
                 f"connection could be carried; start with 'ulimit -n {needed}' at least"
             )
         session = Session(self, body, [socket.socket(fileno=descriptor) for descriptor in descriptors])
         self._sessions[session.key] = session
         self._listeners += session.listeners
         self.balance.open(session.slot)
-        if not self._paused:
-            session.listen()
+        session.listen()
         logger.debug("session %s: %d channels", session.uid, len(session.channels))
 
     def _stop(self, key: int) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
-            self.balance.close(session.slot)
+            self.balance.close(session.slot, len(session.channels))
             self._listeners -= session.listeners
             session.close()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from scistream.errors import DataServerError
 
-PROTOCOL = 3
+PROTOCOL = 4
 """What supervisor and backend speak; another number means that they cannot talk to each other."""
 
 LOCK_LIMIT_S = 5.0

@@ -56,7 +56,7 @@ def test_workers_that_do_not_listen_get_none(
 ) -> None:
     workers[0].open(SLOT)
     workers[1].open(SLOT)
-    workers[1].close(SLOT)
+    workers[1].close(SLOT, 1)
     workers[0].count(SLOT, 5)
     assert not workers[0].hand_over(SLOT, KEY, 0, connection)
 
@@ -81,7 +81,7 @@ def test_a_count_after_the_sessions_end_is_not_taken_for_another_session(
 ) -> None:
     workers[1].open(SLOT)
     workers[1].count(SLOT, 1)
-    workers[1].close(SLOT)
+    workers[1].close(SLOT, 1)
     workers[1].count(SLOT, -1)
     workers[0].open(SLOT)
     workers[0].count(SLOT, 1)
@@ -115,6 +115,10 @@ def test_what_is_ready_goes_where_it_is_needed(workers: list[BalanceOfWorker]) -
     assert workers[0].neediest(SLOT, 4) == 1
     assert [worker.richest(SLOT, 4) for worker in workers] == [None, 0, 0]
     assert workers[1].richest(SLOT, 5) is None
+    for _ in range(2):  # as many go there as it has ready
+        assert workers[1].richest(SLOT, 4) == 0
+        workers[1].take_one(0, SLOT, 4)
+    assert workers[1].richest(SLOT, 4) is None
 
 
 def test_a_connection_that_waits_keeps_its_time(
@@ -140,3 +144,17 @@ def test_what_a_dead_worker_had_ready_is_forgotten() -> None:
     assert workers[0].richest(SLOT, 0) is None
     assert workers[1].richest(SLOT, 0) == 0
     balance.close()
+
+
+def test_the_end_of_one_session_leaves_what_others_have_ready(workers: list[BalanceOfWorker]) -> None:
+    for worker in workers:
+        for slot in (SLOT, SLOT + 1):
+            worker.open(slot)
+    for slot in (SLOT, SLOT + 1):
+        for channel in range(2):
+            workers[0].count_ready(slot, channel, 2, 1)
+    workers[0].close(SLOT + 1, 2)
+    assert [workers[1].richest(SLOT, channel) for channel in range(2)] == [0, 0]
+    assert workers[1].neediest(SLOT, 0) == 1
+    workers[0].open(SLOT + 1)  # the place is another session's now
+    assert [workers[1].richest(SLOT + 1, channel) for channel in range(2)] == [None, None]

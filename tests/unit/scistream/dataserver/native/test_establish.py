@@ -11,6 +11,7 @@ import pytest
 
 from scistream.dataserver.native.establish import Dial, Establishment
 from scistream.dataserver.native.loop import Loop
+from scistream.dataserver.native.relay import Relay
 from scistream.dataserver.native.sockets import stream_socket
 from support.relays import LOCALHOST, accept, cut, free_port, listening
 
@@ -140,4 +141,49 @@ def test_a_bug_after_the_target_has_answered_resets_both_ends(caplog: pytest.Log
         dialled, _ = target.accept()
         with dialled, pytest.raises(ConnectionResetError):
             dialled.recv(1)
+    loop.close()
+
+
+class WellSession(FaultySession):
+    """A session that has nothing to say against a connection."""
+
+    def established(self, *_arguments: object) -> None:
+        pass
+
+
+class FullChannel(FaultyChannel):
+    """A channel whose relays cannot begin."""
+
+    def __init__(self, loop: Loop, target: socket.socket) -> None:
+        super().__init__(loop, target)
+        self.session = WellSession()
+        self.ended: list[Relay] = []
+
+    def relay_begins(self, _relay: Relay) -> None:
+        raise OSError(28, "No space left on device")
+
+    def relay_ended(self, relay: Relay) -> None:
+        self.ended.append(relay)
+
+
+def test_a_relay_that_cannot_begin_resets_both_ends_and_is_counted_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop()
+    with socket.create_server((LOCALHOST, 0)) as listener, socket.create_server((LOCALHOST, 0)) as target:
+        application = socket.create_connection(listener.getsockname(), timeout=10)
+        accepted, _ = listener.accept()
+        accepted.setblocking(False)
+        channel: Any = FullChannel(loop, target)
+        establishment = Establishment(loop, channel, accepted)
+        loop.watch(accepted.fileno(), 4, lambda _events: establishment.begin(), establishment)
+        with caplog.at_level(logging.ERROR):
+            loop.run()
+        assert "No space left" in caplog.text
+        assert channel.outcomes == [False]  # it was handed over, and ended as a relay
+        assert len(channel.ended) == 1
+        dialled = accept(target)
+        for end in (application, dialled):
+            with end, pytest.raises(ConnectionResetError):
+                end.recv(1)
     loop.close()

@@ -82,6 +82,27 @@ def test_a_handlers_bug_ends_its_connection_only(caplog: pytest.LogCaptureFixtur
     os.close(writing)
 
 
+class GoneBefore(Faulty):
+    """One that has given its descriptor up when its handler fails."""
+
+    def handle(self, _events: int) -> None:
+        self.loop.forget(self.descriptor)
+        raise OSError(28, "No space left on device")
+
+
+def test_a_handler_that_watches_no_more_when_it_fails_ends_its_connection_only() -> None:
+    loop = Loop()
+    reading, writing = os.pipe()
+    faulty = GoneBefore(loop, reading)
+    loop.watch(reading, select.EPOLLIN, faulty.handle, faulty)
+    os.write(writing, b"x")
+    loop.run()
+    assert faulty.aborted
+    loop.close()
+    os.close(reading)
+    os.close(writing)
+
+
 class Turn:
     """A flow that always has more to move."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from scistream.dataserver.native.loop import Loop
-from scistream.dataserver.native.plain import relay_plain
+from scistream.dataserver.native.plain import plain_relay
 from scistream.dataserver.native.relay import Flow, Relay
 from support.relays import accept, connect, listening, random_bytes, receive
 
@@ -51,7 +51,7 @@ def bench() -> Iterator[Bench]:
     for sock in (accepted, target):
         sock.setblocking(False)
     near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    relay_plain(loop, channel, accepted, target)  # type: ignore[arg-type]
+    plain_relay(loop, channel, accepted, target).begin()  # type: ignore[arg-type]
     (relay,) = channel.open_relays
     yield Bench(near, far, relay.to_target, loop)
     relay.abort()

@@ -14,7 +14,7 @@ from scistream.dataserver import TlsLeg
 from scistream.dataserver.native.loop import Loop
 from scistream.dataserver.native.relay import Relay
 from scistream.dataserver.native.tls import ENGINES, TlsEngine, make_context
-from scistream.dataserver.native.tls_relay import relay_tls
+from scistream.dataserver.native.tls_relay import MOST_DISCARDS, TlsRelay
 from support.relays import Identity, accept, connect, credentials, listening
 
 OURS, THEIRS = Identity.make(), Identity.make()
@@ -66,7 +66,7 @@ def test_the_state_of_tls_goes_with_the_connection(name: str, in_order: bool) ->
     engine = context.engine(loop.scratch)
     engine.handshake(b"")
     held = _ssl_object(engine)
-    relay_tls(loop, channel, accepted, target, engine, tls_accepted=False)  # type: ignore[arg-type]
+    TlsRelay(loop, channel, accepted, target, engine, tls_accepted=False).begin()  # type: ignore[arg-type]
     del engine
     (relay,) = channel.open_relays
     assert held() is not None
@@ -75,6 +75,36 @@ def test_the_state_of_tls_goes_with_the_connection(name: str, in_order: bool) ->
     else:
         relay.abort()
     assert held() is None
+    for end in (near, far):
+        end.close()
+    loop.close()
+
+
+class Endless:
+    """A peer that goes on and on after its end."""
+
+    reads = 0
+
+    def recv(self, size: int) -> bytes:
+        self.reads += 1
+        assert self.reads < 1000
+        return bytes(size)
+
+
+def test_a_peer_that_goes_on_after_its_end_keeps_nobody_waiting() -> None:
+    loop, channel, endless = Loop(), Channel(), Endless()
+    with listening() as listener:
+        near, accepted = connect(listener), accept(listener)
+        target, far = connect(listener), accept(listener)
+    for sock in (accepted, target):
+        sock.setblocking(False)
+    engine = make_context(credentials(TlsLeg.TARGET, OURS, THEIRS), "openssl").engine(loop.scratch)
+    engine.handshake(b"")
+    relay = TlsRelay(loop, channel, accepted, target, engine, tls_accepted=False)  # type: ignore[arg-type]
+    relay.begin()
+    relay.tls_socket = endless  # type: ignore[assignment]
+    relay.close()
+    assert endless.reads == MOST_DISCARDS
     for end in (near, far):
         end.close()
     loop.close()
