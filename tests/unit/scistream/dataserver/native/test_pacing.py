@@ -33,7 +33,7 @@ def test_more_busy_ones_than_are_known_share_the_rate() -> None:
 class PacedFlow:
     """What is asked of a flow."""
 
-    moved, done = 0, False
+    moved, parked, done = 0, 0, False
 
     def __init__(self, relay: Paced, sink: socket.socket) -> None:
         self.relay, self.sink = relay, sink
