@@ -260,7 +260,7 @@ def test_a_network_that_carries_nothing_for_longer_than_silence_is_borne(
     scan: Callable[..., Scan], undisturbed: np.ndarray, leg: str
 ) -> None:
     """Both ends give their connections up after 10 s of silence, and dial in vain until it is over."""
-    it = scan(0 if leg == "daq" else 60)
+    it = scan(0 if leg == "daq" else 20)
     with (
         DelayRelay(it.daq_address, delay_s=LONG_PATH_S) as to_daq,
         DelayRelay(None) as to_distributor,
