@@ -228,11 +228,14 @@ def test_a_worker_that_is_killed_is_replaced_and_the_program_goes_on_and_says_so
                 assert sock.recv(1) == b""
     until(lambda: victim.pid not in {one.pid for one in _workers(program)}, "the dead one is gone")
     until(lambda: len(_workers(program)) == len(before), "another one is in its place")
-    with contextlib.ExitStack() as stack:  # on all workers, so on the new one too
-        for _ in range(8):
+    with contextlib.ExitStack() as stack:
+
+        def all_carry_one() -> bool:
             stack.enter_context(socket.create_connection((LOCALHOST, port), timeout=TIMEOUT_S))
             stack.enter_context(accept(application))
-        assert all(_sockets([worker]) for worker in _workers(program))
+            return all(_sockets([worker]) for worker in _workers(program))
+
+        until(all_carry_one, "the new worker, which may still be starting, gets its part")
     passes(port, application)
     tree = program.tree()
     code, out, err = program.finish(signal.SIGTERM)
