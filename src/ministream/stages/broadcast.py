@@ -22,6 +22,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.transport.sockets import bound_address
 from ministream.wire.timage import decode_volume, encode_volume
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
                 f"cannot publish at {address}: another program listens there; choose another port, or 0"
             ) from error
         raise ConnectionFailed(f"cannot publish at {address}: {error.strerror}") from error
-    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+    return bound_address(socket)
 
 
 class VolumePublisher:

@@ -39,7 +39,7 @@ CUT_POLL_S = 0.01
 IDLE_S = 5.0
 """A TLS connection that has sealed nothing for so long gives memory back."""
 
-_BUG = "a connection is ended because its handler failed"
+BUG = "a connection is ended because its handler failed"
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class Loop:
             except Exception:
                 if end is None:
                     raise
-                logger.exception(_BUG)
+                logger.exception(BUG)
                 end(item)
 
         return Deadlines(limit_s, act, self._agenda)
@@ -215,7 +215,7 @@ class Loop:
                     handler(events)
                 except Exception:
                     # one connection met a bug: end it, and go on for all the others
-                    logger.exception(_BUG)
+                    logger.exception(BUG)
                     owner.abort()
             # not all that wait: who becomes ready now would wait for each of them; and as many as were run
             # because of events, or whoever is ready again and again would keep those that wait from theirs
@@ -225,7 +225,7 @@ class Loop:
                 try:
                     flow.run()
                 except Exception:
-                    logger.exception(_BUG)
+                    logger.exception(BUG)
                     flow.relay.abort()
             if agenda.running and (now := time.monotonic()) >= agenda.soonest:
                 agenda.act(now)

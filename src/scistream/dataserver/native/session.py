@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scistream.dataserver.base import TlsCredentials, TlsLeg
 from scistream.dataserver.native.establish import Establishment
 from scistream.dataserver.native.long_path import LONG_ROUND_TRIP_S
+from scistream.dataserver.native.loop import BUG
 from scistream.dataserver.native.pacing import Pacer
 from scistream.dataserver.native.reverse_dialling import Dialler, usual_number
 from scistream.dataserver.native.reverse_waiting import WaitingRoom
@@ -130,7 +131,7 @@ class Channel:
         try:
             establishment.begin()
         except Exception:
-            logger.exception("a connection is ended because its handler failed")
+            logger.exception(BUG)
             establishment.abort()
 
     def move(self, establishment: Establishment, accepted: socket.socket, worker: int, due: float) -> bool:
@@ -223,7 +224,7 @@ class Session:
             if self.waits:
                 channel.room = WaitingRoom(channel, listeners[count + channel.index])
             elif self.dials:
-                balance = worker.place
+                balance = worker.balance
                 usual = usual_number(channel.index, count, balance.index, balance.workers)
                 channel.dialler = Dialler(channel, usual)
         self._unreachable = False

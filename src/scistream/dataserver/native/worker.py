@@ -210,11 +210,6 @@ class Worker:
 
     # --- reverse channels ---------------------------------------------------------------------------------
 
-    @property
-    def place(self) -> BalanceOfWorker:
-        """Which of how many workers this one is."""
-        return self.balance
-
     def publish_ready(self, channel: Channel, ready: int, *, coming: int) -> None:
         """Let the others know how many connections of the other gateway a channel has, and will have."""
         self.balance.count_ready(channel.session.slot, channel.index, ready, coming)
