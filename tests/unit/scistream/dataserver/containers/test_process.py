@@ -30,6 +30,7 @@ control.send(json.dumps({"pid": os.getpid()}).encode())
 DIES = "os._exit(0)"
 ENDS = "control.recv(1 << 17); control.recv(1 << 17); os._exit(0)"
 STAYS = "control.recv(1 << 17)\nwhile control.recv(1 << 17): pass"
+LINGERS = "import signal; signal.pause()"
 SOON_S = 5.0
 
 
@@ -188,7 +189,7 @@ def test_nobody_waits_for_an_engine_that_does_not_answer(
 def test_a_fault_of_ours_ends_it_too(
     engines: Callable[[str], ScriptedEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = engines(STAYS)
+    engine = engines(LINGERS)
     engine.answers.set()
 
     def environment(_pid: int) -> dict[str, str]:
