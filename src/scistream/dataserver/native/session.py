@@ -171,6 +171,7 @@ class Channel:
             self._failed,
             self._to_target + sum(relay.to_target.moved for relay in self.open_relays),
             self._from_target + sum(relay.from_target.moved for relay in self.open_relays),
+            sum(reverse.ready for reverse in (self.room, self.dialler) if reverse is not None),
         ]
 
     def abort(self) -> None:
