@@ -103,8 +103,8 @@ class ControlServerConfig:
         Kind of the data servers.
     data_server_settings : mapping
         How they work; the kind says which there are.
-    authenticator, authenticator_settings : str, mapping of str to str
-        Who asks is known by this.
+    authenticators : mapping of str to mapping of str to str
+        Who asks is known by these, with their settings.
     encryption : Encryption
         What is asked of the leg between the gateways.
     limits : Limits
@@ -125,6 +125,8 @@ class ControlServerConfig:
         The listeners' ports as others reach them, one for each of `ports` in order; None: the same.
     tls : bool
         Whether the control port is TLS. Without it anybody on the way reads the users' tokens.
+    listen_mtls : Endpoint or None
+        A second port, for callers with client certificates, where others come with tokens.
 
     Raises
     ------
@@ -139,8 +141,7 @@ class ControlServerConfig:
     advertise_host: str
     ports: PortRange
     data_server: str
-    authenticator: str
-    authenticator_settings: Mapping[str, str] = field(default_factory=dict)
+    authenticators: Mapping[str, Mapping[str, str]] = field(repr=False)  # with secrets
     data_server_settings: Mapping[str, object] = field(default_factory=dict)
     encryption: Encryption = Encryption.REQUIRED
     limits: Limits = field(default_factory=Limits)
@@ -154,6 +155,7 @@ class ControlServerConfig:
     pace: bool = False
     advertised_ports: PortRange | None = None
     tls: bool = True
+    listen_mtls: Endpoint | None = None
 
     def __post_init__(self) -> None:
         for what, host in (

@@ -256,8 +256,7 @@ async def start(tmp_path: Path, tls_files: tuple[Path, Path]) -> AsyncIterator[S
                 "advertise_host": "127.0.0.1",
                 "ports": PortRange(first=0, last=0),
                 "data_server": "relay",
-                "authenticator": "shared-key",
-                "authenticator_settings": {"file": str(auth_file)},
+                "authenticators": {"shared-key": {"file": str(auth_file)}},
                 "encryption": Encryption.REQUIRED,
             }
             backend = changes.pop("backend", None) or RelayBackend()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from scistream.cli import options
+from scistream.cli.auth_options import AUTH_OPTIONS
 from scistream.cli.config_file import config_option
 from scistream.cli.data_server_options import CONTAINER_OPTIONS, NATIVE_OPTIONS
 from scistream.cli.s2cs_addresses import DEFAULT_HOST, DEFAULT_PORT, LOOPBACK
@@ -182,11 +183,16 @@ def _access() -> tuple[Callable[[F], F], ...]:
             "--auth",
             cls=InstalledOption,
             installed=_authenticators,
-            help="How users are known; none is for this machine alone. Must be said.",
+            metavar="NAME",
+            multiple=True,
+            help="How users are known; none is for this machine alone. Must be said; repeat it for several.",
         ),
-        click.option("--auth-file", type=_FILE, help="For shared-key: hashes of the tokens; see s2cs token."),
-        click.option("--client-id", metavar="ID", help="For Globus login, not in this version: refused."),
-        click.option("--client-secret", metavar="SECRET", help="The same."),
+        *AUTH_OPTIONS,
+        click.option(
+            "--listen-mtls",
+            metavar="HOST:PORT",
+            help="For mtls beside others: where calls with client certificates come in.",
+        ),
         click.option(
             "--insecure", is_flag=True, help="Allow --auth none and --ssl=False beyond this machine."
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from scistream.cli.auth_options import with_auth_settings
 from scistream.cli.data_server_options import with_settings
 from scistream.cli.output import emit, error_events
 from scistream.cli.running import StoppedBySignal, StopSignals, unless_stopped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @start_options
 @with_settings
+@with_auth_settings
 def start(*, as_json: bool, **values: Any) -> None:
     """Start the control server, and run until SIGINT or SIGTERM.
 
@@ -91,7 +93,8 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
                     advertise_lan=config.lan_host,
                     data_server=config.data_server,
                     encryption=config.encryption.value,
-                    auth=config.authenticator,
+                    auth=list(config.authenticators),
+                    mtls_address=None if server.mtls_address is None else str(server.mtls_address),
                     tls=config.tls,
                     state_dir=None if config.state_dir is None else str(config.state_dir),
                     recovered=server.recovered,

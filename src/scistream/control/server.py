@@ -17,7 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from scistream.auth.registry import load_authenticator
+from scistream.auth.chain import Chain, load_chain
 from scistream.auth.secret_files import read_secret_file
 from scistream.config import ControlServerConfig, StopMode, is_loopback
 from scistream.control.gateway import Gateway, Network
@@ -68,17 +68,22 @@ class ControlServer:
         self._backend: DataServerBackend | None = None
         self._server: grpc.aio.Server | None = None
         self._runtime: Runtime | None = None
-        self._state = contextlib.ExitStack()
-        self._address: Endpoint | None = None
+        self._state = contextlib.AsyncExitStack()
+        self._addresses: list[Endpoint] = []
         self.recovered = 0
         """How many sessions of an earlier control server live on here."""
 
     @property
     def address(self) -> Endpoint:
         """Where it serves, with the real port."""
-        if self._address is None:
+        if not self._addresses:
             raise ConfigurationError("the control server has not been started")
-        return self._address
+        return self._addresses[0]
+
+    @property
+    def mtls_address(self) -> Endpoint | None:
+        """Where it serves callers with client certificates, if that is a port of its own."""
+        return self._addresses[1] if len(self._addresses) > 1 else None
 
     async def start(self) -> None:
         """Start serving.
@@ -96,19 +101,20 @@ class ControlServer:
         try:
             await self._start()
         except BaseException:
-            self._state.close()
+            await self._state.aclose()
             raise
 
     async def _start(self) -> None:
         config = self._config
-        authenticator = load_authenticator(config.authenticator, config.authenticator_settings)
+        authenticator = load_chain(config.authenticators)
+        self._state.push_async_callback(authenticator.close)
         if not authenticator.proves_identity:
             logger.warning("authentication is off: whoever reaches %s may use this gateway", config.listen)
+        ports = _control_ports(config, authenticator)
         if config.encryption is not Encryption.REQUIRED:
             logger.warning("encryption is %s: sessions may cross the network in the clear", config.encryption)
         if not config.tls:
             logger.warning("the control port is not encrypted: tokens can be read on the way to it")
-        credentials = _tls_credentials(config) if config.tls else None
         backend = self._given_backend or create_backend(config.data_server, config.data_server_settings)
         _check_abilities(config, backend)
         state, journal, persistence = self._open_state()
@@ -123,17 +129,20 @@ class ControlServer:
         runtime = Runtime(table, gateway, journal)
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((ControlService(runtime, authenticator).handler(),))
-        try:
-            if credentials is None:
-                port = server.add_insecure_port(str(config.listen))
-            else:
-                port = server.add_secure_port(str(config.listen), credentials)
-        except RuntimeError as error:
-            await server.stop(None)
-            raise ResourceExhausted(
-                f"{config.listen} cannot be listened on: another program (another s2cs?) has the port; "
-                "choose another with --listen HOST:PORT"
-            ) from error
+        addresses = []
+        for option, endpoint, credentials in ports:
+            try:
+                if credentials is None:
+                    port = server.add_insecure_port(str(endpoint))
+                else:
+                    port = server.add_secure_port(str(endpoint), credentials)
+            except RuntimeError as error:
+                await server.stop(None)
+                raise ResourceExhausted(
+                    f"{endpoint} cannot be listened on: another program (another s2cs?) has the port; "
+                    f"choose another with {option} HOST:PORT"
+                ) from error
+            addresses.append(Endpoint(endpoint.host, port))
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:
@@ -146,11 +155,11 @@ class ControlServer:
             await (backend.close() if journal is None else backend.detach())
             raise
         self._server, self._runtime, self._backend = server, runtime, backend
-        self._address = Endpoint(config.listen.host, port)
+        self._addresses = addresses
         logger.info(
             "serving on %s; listeners for gateways on %s, advertised as %s, for applications on %s, "
             "advertised as %s; data server %s, encryption %s",
-            self._address,
+            ", ".join(map(str, addresses)),
             config.bind_host,
             config.advertise_host,
             config.bind_lan_host,
@@ -243,7 +252,7 @@ class ControlServer:
         except TimeoutError:
             logger.warning("the data server backend has not closed within %g s", _CLOSE_TIMEOUT_S)
         self._server = None
-        self._state.close()
+        await self._state.aclose()
         logger.info("stopped")
 
     async def __aenter__(self) -> ControlServer:
@@ -269,16 +278,53 @@ def check_exposure(config: ControlServerConfig, *, insecure: bool) -> None:
     ConfigurationError
         The configuration would.
     """
-    authenticator = load_authenticator(config.authenticator, config.authenticator_settings)
+    authenticator = load_chain(config.authenticators)
     if authenticator.proves_identity or insecure or is_loopback(config.listen.host):
         return
     raise ConfigurationError(
-        f"--auth {config.authenticator} on {config.listen.host} would let anybody who reaches it use this "
-        "gateway; use --auth shared-key, listen on 127.0.0.1, or insist with --insecure"
+        f"--auth {', '.join(config.authenticators)} on {config.listen.host} would let anybody who reaches it "
+        "use this gateway; use --auth shared-key, listen on 127.0.0.1, or insist with --insecure"
     )
 
 
-def _tls_credentials(config: ControlServerConfig) -> grpc.ServerCredentials:
+def _control_ports(
+    config: ControlServerConfig, authenticator: Chain
+) -> list[tuple[str, Endpoint, grpc.ServerCredentials | None]]:
+    """Return the ports to serve on: the option that sets it, where, and its TLS (None: without).
+
+    gRPC cannot ask for a client certificate and do without: who has one gets a port of its own where others
+    come with tokens.
+
+    Raises
+    ------
+    ConfigurationError
+        The TLS files cannot be used; or certificates are wanted where they cannot be asked for.
+    """
+    authorities = authenticator.client_authorities
+    if config.listen_mtls is not None and (authorities is None or not authenticator.takes_tokens):
+        raise ConfigurationError(
+            f"--listen-mtls {config.listen_mtls} is for --auth mtls beside others; leave it out"
+        )
+    if not config.tls:
+        if authorities is not None:
+            raise ConfigurationError("--auth mtls needs TLS on the port for calls; leave --ssl=False out")
+        return [("--listen", config.listen, None)]
+    if authorities is None or not authenticator.takes_tokens:
+        return [("--listen", config.listen, _tls_credentials(config, authorities))]
+    if config.listen_mtls is None:
+        raise ConfigurationError(
+            "--auth mtls beside others needs a port of its own, for a TLS handshake with a client "
+            "certificate; give --listen-mtls HOST:PORT"
+        )
+    return [
+        ("--listen", config.listen, _tls_credentials(config, None)),
+        ("--listen-mtls", config.listen_mtls, _tls_credentials(config, authorities)),
+    ]
+
+
+def _tls_credentials(
+    config: ControlServerConfig, client_authorities: bytes | None
+) -> grpc.ServerCredentials:
     try:
         certificate_pem = config.certificate.read_bytes()
     except OSError as error:
@@ -297,7 +343,11 @@ def _tls_credentials(config: ControlServerConfig) -> grpc.ServerCredentials:
         raise ConfigurationError(
             f"{config.private_key} is not the key of {config.certificate}; make both with: s2cs cert"
         )
-    return grpc.ssl_server_credentials([(key_pem, certificate_pem)])
+    return grpc.ssl_server_credentials(
+        [(key_pem, certificate_pem)],
+        root_certificates=client_authorities,
+        require_client_auth=client_authorities is not None,
+    )
 
 
 def _check_abilities(config: ControlServerConfig, backend: DataServerBackend) -> None:

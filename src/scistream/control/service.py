@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from scistream import errors
-from scistream.auth.base import Authenticator
+from scistream.auth.base import Authenticator, Credentials, Principal
 from scistream.auth.certificates import check_certificate
 from scistream.control.names import check_hosts
 from scistream.control.runtime import Runtime
@@ -117,7 +117,7 @@ class ControlService:
         async def answer(body: bytes, context: Any) -> bytes:
             uid = ""
             try:
-                owner = await self._authenticate(context)
+                owner = (await self._authenticate(context)).name
                 request = _read(kind, body)
                 uid = request.uid
                 return (await work(request, owner)).SerializeToString()
@@ -138,24 +138,31 @@ class ControlService:
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _authenticate(self, context: Any) -> str:
+    async def _authenticate(self, context: Any) -> Principal:
         token = None
         for name, value in context.invocation_metadata() or ():
             if name == "authorization" and isinstance(value, str) and value != _NO_TOKEN:
                 token = value
         try:
             async with asyncio.timeout(_AUTHENTICATION_TIMEOUT_S):
-                principal = await self._authenticator.authenticate(token, context.peer())
+                return await self._authenticator.authenticate(
+                    Credentials(token, context.peer(), _client_certificate(context))
+                )
         except TimeoutError as error:
             raise errors.PeerError(
                 f"who asks could not be found out within {_AUTHENTICATION_TIMEOUT_S:g} s; ask again"
             ) from error
-        return principal.name
 
 
 def status_code_of(error: errors.SciStreamError) -> grpc.StatusCode:
     """Return the status code for `error`."""
     return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
+
+
+def _client_certificate(context: Any) -> bytes | None:
+    """Return the certificate (PEM) that the caller has proven in the TLS handshake; None without."""
+    found = context.auth_context().get("x509_pem_cert")
+    return bytes(found[0]) if found else None
 
 
 def _read(kind: type[M], body: bytes) -> M:

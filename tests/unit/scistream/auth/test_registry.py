@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scistream.auth.anonymous import Anonymous
+from scistream.auth.base import Credentials
 from scistream.auth.registry import installed_authenticators, load_authenticator
 from scistream.auth.shared_key import SharedKey, create_token
 from scistream.errors import ConfigurationError
@@ -27,6 +28,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_installed_ones() -> None:
 async def test_none_knows_nobody_and_says_so() -> None:
     anonymous = load_authenticator("none", {})
     assert not anonymous.proves_identity
-    assert await anonymous.authenticate(None, "x") == await anonymous.authenticate("token", "y")
+    callers = [Credentials(None, "x"), Credentials("token", "y")]
+    assert {(await anonymous.authenticate(caller)).name for caller in callers} == {"anonymous"}
     with pytest.raises(ConfigurationError, match="no setting 'file'"):
         load_authenticator("none", {"file": "x"})
