@@ -244,7 +244,7 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 async def start(tmp_path: Path, tls_files: tuple[Path, Path]) -> AsyncIterator[Start]:
     """A function that starts control servers on loopback; they are stopped after the test."""
     auth_file = tmp_path / "tokens.toml"
-    tokens = {name: create_token(name, auth_file) for name in ("alice", "bob")}
+    tokens = {name: create_token(name, auth_file) for name in ("alice", "bob", "olga")}
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(**changes: Any) -> Running:

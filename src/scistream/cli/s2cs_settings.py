@@ -16,7 +16,14 @@ import click
 from scistream.cli.auth_options import find_authenticators
 from scistream.cli.data_server_options import CONTAINER_NAMES, NATIVE_NAMES
 from scistream.cli.s2cs_addresses import find_addresses
-from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
+from scistream.config import (
+    AuditSettings,
+    ControlServerConfig,
+    OnFailure,
+    PortRange,
+    StopMode,
+    is_loopback,
+)
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import Encryption
 from scistream.core.table import Limits
@@ -47,6 +54,13 @@ class Settings:
     auth: Sequence[str]
     auth_settings: Mapping[str, Mapping[str, str]] = field(repr=False)  # with secrets
     listen_mtls: str | None
+    policy: Path | None
+    audit: Path | None
+    audit_max_mb: float
+    audit_keep: int
+    audit_failure: str
+    calls_per_user: int
+    calls_per_address: int
     insecure: bool
     encryption: str
     capacity_mbps: float
@@ -116,6 +130,10 @@ class Settings:
             data_server_settings={**self.native_settings, **self.container_settings},
             authenticators=authenticators,
             listen_mtls=None if self.listen_mtls is None else Endpoint.parse(self.listen_mtls),
+            policy=self.policy,
+            audit=self._audit_settings(),
+            calls_per_user=self.calls_per_user,
+            calls_per_address=self.calls_per_address,
             encryption=Encryption(self.encryption),
             capacity_mbps=self.capacity_mbps,
             pace=self.pace,
@@ -131,6 +149,16 @@ class Settings:
             orphan_limit_s=self.orphan_limit_s,
             on_terminate=StopMode(self.on_terminate),
             drain_timeout_s=self.drain_timeout_s,
+        )
+
+    def _audit_settings(self) -> AuditSettings | None:
+        if self.audit is None:
+            return None
+        return AuditSettings(
+            path=self.audit,
+            max_bytes=int(self.audit_max_mb * 1_000_000),
+            keep=self.audit_keep,
+            on_failure=OnFailure(self.audit_failure),
         )
 
     def _tls_problems(self) -> list[str]:

@@ -41,6 +41,9 @@ def start(*, as_json: bool, **values: Any) -> None:
     A gateway with the address 192.0.2.7 outside and 10.0.1.1 inside, where its applications are:
       s2cs start --auth shared-key --auth-file tokens.toml --bind 192.0.2.7 --bind-lan 10.0.1.1
 
+    With --policy or --audit, SIGHUP reads the policy and opens the audit again; without both it ends the
+    process, as any other program.
+
     \b
     As SciStream's documents write it (who may use it has to be said too):
       s2cs --listener-ip 192.0.2.7 --type Native --port 5000 --port-range 5100-5200 \\
@@ -82,6 +85,8 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
     with StopSignals() as signals:
         server = ControlServer(config)
         await unless_stopped(server.start(), signals)
+        if config.policy is not None or config.audit is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         _tune_garbage_collection()
         mode = StopMode.RELEASE
         try:

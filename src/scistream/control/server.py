@@ -20,6 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from scistream.auth.chain import Chain, load_chain
 from scistream.auth.secret_files import read_secret_file
 from scistream.config import ControlServerConfig, StopMode, is_loopback
+from scistream.control.audit import Audit, Entry
+from scistream.control.authorisation import Authorisation
+from scistream.control.callers import Callers
 from scistream.control.gateway import Gateway, Network
 from scistream.control.journal import MOVE_AWAY, Journal
 from scistream.control.left_running import check_known
@@ -29,7 +32,7 @@ from scistream.control.service import ControlService
 from scistream.control.state_dir import StateDirectory
 from scistream.core.endpoint import Endpoint
 from scistream.core.reservation import Capacity
-from scistream.core.session import Encryption
+from scistream.core.session import Encryption, Session
 from scistream.core.table import SessionTable
 from scistream.dataserver.base import DataServerBackend, Persistence
 from scistream.dataserver.registry import create_backend
@@ -43,6 +46,9 @@ _OPTIONS = [
     # waiting REQs are cheap here; with gRPC's own limits a burst above 2,000 is answered CANCELLED
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    # a token has 8 KiB at most, and little else comes
+    ("grpc.max_metadata_size", 1 << 14),
+    ("grpc.absolute_max_metadata_size", 1 << 15),
     # the largest message is an update with a certificate and 1,024 addresses
     ("grpc.max_receive_message_length", 1 << 19),
 ]
@@ -68,6 +74,8 @@ class ControlServer:
         self._backend: DataServerBackend | None = None
         self._server: grpc.aio.Server | None = None
         self._runtime: Runtime | None = None
+        self._authorisation: Authorisation | None = None
+        self._audit: Audit | None = None
         self._state = contextlib.AsyncExitStack()
         self._addresses: list[Endpoint] = []
         self.recovered = 0
@@ -91,8 +99,8 @@ class ControlServer:
         Raises
         ------
         ConfigurationError
-            TLS files, authenticator, data server, addresses or state directory cannot be used; or streams
-            run that the journal does not know.
+            TLS files, authenticator, policy, audit, data server, addresses or state directory cannot be used;
+            or streams run that the journal does not know.
         ResourceExhausted
             Somebody else has the port, or another control server the state directory, which may be full.
         DataServerError
@@ -111,6 +119,13 @@ class ControlServer:
         if not authenticator.proves_identity:
             logger.warning("authentication is off: whoever reaches %s may use this gateway", config.listen)
         ports = _control_ports(config, authenticator)
+        authorisation = Authorisation(
+            config.policy, advertised=(config.listen.host, config.advertise_host, config.lan_host)
+        )
+        if authorisation.caps_rates and not config.pace:
+            logger.warning("the policy limits rates, and without --pace nothing holds sessions to them")
+        audit = Audit(config.audit)
+        self._state.callback(audit.close)
         if config.encryption is not Encryption.REQUIRED:
             logger.warning("encryption is %s: sessions may cross the network in the clear", config.encryption)
         if not config.tls:
@@ -118,7 +133,7 @@ class ControlServer:
         backend = self._given_backend or create_backend(config.data_server, config.data_server_settings)
         _check_abilities(config, backend)
         state, journal, persistence = self._open_state()
-        gateway = self._gateway(backend, state)
+        gateway = self._gateway(backend, state, authorisation)
         table = SessionTable(
             config.ports.pool(),
             encryption=config.encryption,
@@ -126,9 +141,16 @@ class ControlServer:
             capacity=Capacity(config.capacity_mbps),
             reverses=backend.reverses,
         )
-        runtime = Runtime(table, gateway, journal)
+        runtime = Runtime(table, gateway, journal, ended=lambda session: _note_end(audit, session))
+        callers = Callers(
+            authenticator,
+            runtime.with_credential,
+            calls_per_user=config.calls_per_user,
+            calls_per_address=config.calls_per_address,
+        )
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((ControlService(runtime, authenticator).handler(),))
+        service = ControlService(runtime, callers, authorisation, audit)
+        server.add_generic_rpc_handlers((service.handler(),))
         addresses = []
         for option, endpoint, credentials in ports:
             try:
@@ -143,6 +165,8 @@ class ControlServer:
                     f"choose another with {option} HOST:PORT"
                 ) from error
             addresses.append(Endpoint(endpoint.host, port))
+        own_ports = [address.port for address in addresses]
+        authorisation.own_ports = lambda: (*own_ports, *runtime.held_ports())
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:
@@ -155,6 +179,7 @@ class ControlServer:
             await (backend.close() if journal is None else backend.detach())
             raise
         self._server, self._runtime, self._backend = server, runtime, backend
+        self._authorisation, self._audit = authorisation, audit
         self._addresses = addresses
         logger.info(
             "serving on %s; listeners for gateways on %s, advertised as %s, for applications on %s, "
@@ -178,7 +203,9 @@ class ControlServer:
         self._state.callback(journal.close)
         return state, journal, Persistence(directory=state.data, orphan_limit_s=config.orphan_limit_s)
 
-    def _gateway(self, backend: DataServerBackend, state: StateDirectory | None) -> Gateway:
+    def _gateway(
+        self, backend: DataServerBackend, state: StateDirectory | None, authorisation: Authorisation
+    ) -> Gateway:
         config = self._config
         ports, advertised = config.ports, config.advertised_ports
         multipath = backend.multipath_listeners and not config.pace  # the kernel cannot pace MPTCP
@@ -202,8 +229,18 @@ class ControlServer:
                     )
                 )
             ),
+            authorisation=authorisation,
             state=state,
         )
+
+    def reload(self) -> None:
+        """Read the policy again and write the audit to the file that has its name now.
+
+        A policy that cannot be used is said in the log, and the one before goes on.
+        """
+        if self._authorisation is not None and self._audit is not None:
+            self._audit.reopen()
+            self._authorisation.reload()
 
     async def _recover(
         self, runtime: Runtime, backend: DataServerBackend, state: StateDirectory, journal: Journal
@@ -270,6 +307,22 @@ class ControlServer:
         await self.stop()
 
 
+def _note_end(audit: Audit, session: Session) -> None:
+    """Write down how a session has ended; that cannot be refused, only missed."""
+    try:
+        audit.write(
+            Entry(
+                what="end",
+                allowed=True,
+                why=f"{session.state}: {session.reason}",
+                session=session.key.uid,
+                owner=session.key.owner,
+            )
+        )
+    except ResourceExhausted:
+        logger.warning("session %s: its end could not be written to the audit", session.key.uid)
+
+
 def check_exposure(config: ControlServerConfig, *, insecure: bool) -> None:
     """Refuse to serve strangers: without authentication, only loopback is served unless `insecure`.
 
@@ -322,9 +375,7 @@ def _control_ports(
     ]
 
 
-def _tls_credentials(
-    config: ControlServerConfig, client_authorities: bytes | None
-) -> grpc.ServerCredentials:
+def _tls_credentials(config: ControlServerConfig, client_authorities: bytes | None) -> grpc.ServerCredentials:
     try:
         certificate_pem = config.certificate.read_bytes()
     except OSError as error:

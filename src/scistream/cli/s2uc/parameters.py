@@ -136,6 +136,13 @@ def several_servers(command: F) -> F:
     )
 
 
+def everybody(command: F) -> F:
+    """Add ``--everybody``."""
+    return click.option(
+        "--everybody", is_flag=True, help="All users' sessions, not yours alone; for administrators."
+    )(command)
+
+
 def leases(command: F) -> F:
     """Add what can be asked for besides channels and rate."""
     return _added(
