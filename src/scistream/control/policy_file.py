@@ -30,6 +30,7 @@ from scistream.core.policy import Policy, Rule, Subject
 from scistream.errors import ConfigurationError, InvalidArgument
 
 _MAX_BYTES = 1 << 20
+_NEWLINE = "\n"
 _SUBJECT = ("identities", "domains", "groups", "authenticators")
 _NUMBERS = ("max_sessions", "max_channels", "max_rate_mbps", "max_lifetime_s")
 _KEYS = {
@@ -72,7 +73,9 @@ def parse_policy(text: str) -> Policy:
     try:
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"no TOML: {error}") from error
+        # "(at line 3, column 7)", or this
+        where = str(error).replace("at end of document", f"at line {text.count(_NEWLINE) + 1}, the last one")
+        raise ConfigurationError(f"no TOML: {where}") from error
     for key, value in content.items():
         if key not in _KEYS:
             _Place(text, key).refuse(f"{key} is not known; there are [[rules]] and [[administrators]]")

@@ -95,12 +95,12 @@ class Destination:
         if match is None:
             raise InvalidArgument(
                 f"{text!r} is no network with ports; write NETWORK:PORT, NETWORK:FIRST-LAST or NETWORK:*, "
-                "such as 10.0.1.0/24:5000-5010 or [fd00::/8]:* (names are not taken: they can change)"
+                "such as 10.0.1.0/24:5000-5010 or [fd00::/8]:*"
             )
         try:
             network = ipaddress.ip_network(match["bracketed"] or match["plain"])
         except ValueError as error:
-            raise InvalidArgument(f"{text!r}: {error}") from None
+            raise InvalidArgument(f"{text!r}: {error}; names are not taken, as they can change") from None
         if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
             raise InvalidArgument(f"{text!r} is an IPv4 network in IPv6; write it as IPv4")
         if (network.version == 6) is not bool(match["bracketed"]):

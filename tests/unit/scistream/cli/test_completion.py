@@ -51,7 +51,7 @@ def completed(program: str, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("s2cs", ""), {"start", "cert", "token", "completion"}),
+        (("s2cs", ""), {"start", "cert", "token", "check-policy", "completion"}),
         (("s2cs", "st"), {"start"}),
         (("s2cs", "start", "--on-"), {"--on-terminate"}),
         (("s2cs", "--port", "5000", "--on-"), {"--on-terminate"}),
