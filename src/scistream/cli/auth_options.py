@@ -111,7 +111,10 @@ _SETTINGS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         ),
         "crl": (
             "--client-crl",
-            {"type": _FILE, "help": "Certificates that are withdrawn, PEM or DER; read again when it changes."},
+            {
+                "type": _FILE,
+                "help": "Certificates that are withdrawn, PEM or DER; read again when it changes.",
+            },
         ),
     },
 }
@@ -122,7 +125,7 @@ _NAMES = {
     for setting in settings
 }
 
-AUTH_OPTIONS: tuple[Callable[[F], F], ...] = tuple(  # type: ignore[valid-type]
+AUTH_OPTIONS: tuple[Callable[[F], F], ...] = tuple(
     click.option(option, _NAMES[authenticator, setting], **rest)
     for authenticator, settings in _SETTINGS.items()
     for setting, (option, rest) in settings.items()
@@ -171,7 +174,9 @@ def find_authenticators(
     for name, settings in given.items():
         if not any(used is settings for used in found.values()):
             options = ", ".join(_SETTINGS[name][setting][0] for setting in settings)
-            problems.append(f"{options}: for --auth {name}, which is not asked for; add it, or leave this out")
+            problems.append(
+                f"{options}: for --auth {name}, which is not asked for; add it, or leave this out"
+            )
     if loaded and len(loaded) == len(found):
         try:
             Chain(loaded)

@@ -322,9 +322,7 @@ def _control_ports(
     ]
 
 
-def _tls_credentials(
-    config: ControlServerConfig, client_authorities: bytes | None
-) -> grpc.ServerCredentials:
+def _tls_credentials(config: ControlServerConfig, client_authorities: bytes | None) -> grpc.ServerCredentials:
     try:
         certificate_pem = config.certificate.read_bytes()
     except OSError as error:
