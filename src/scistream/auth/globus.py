@@ -133,8 +133,8 @@ class Globus(Authenticator):
 
     def _accepted(self, answer: Mapping[str, Any]) -> Principal | None:
         subject = answer.get("sub")
-        # a refresh token is active too, and is no access token
-        if answer.get("active") is not True or answer.get("token_type", "Bearer") != "Bearer":
+        # a refresh token is active too; only of an access token it is said that it is one
+        if answer.get("active") is not True or answer.get("token_type") != "Bearer":
             return None
         if not is_text(subject) or not has_audience(answer, self._client_id):
             return None

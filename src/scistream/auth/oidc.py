@@ -250,8 +250,10 @@ class OpenIDConnect(Authenticator):
         if self._client is None:
             return None
         answer = self._provider.introspect(token, *self._client)
-        # a refresh token is active too, and is no access token
-        if answer.get("active") is not True or answer.get("token_type", "Bearer") not in _ACCESS:
+        # a refresh token is active too; only of an access token it is said that it is one
+        if answer.get("active") is not True or not _ACCESS.intersection(
+            (answer.get("token_type"), answer.get("typ"))
+        ):
             return None
         if answer.get("iss", self._provider.issuer) != self._provider.issuer:
             return None
