@@ -118,7 +118,7 @@ class ProviderKeys:
         from joserfc.jwk import import_key
 
         try:
-            published = self._provider.keys()
+            published = self._provider.published_keys()
         except PeerError as error:
             self._failure = error
             if self._keys:

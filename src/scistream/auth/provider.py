@@ -112,7 +112,7 @@ class Provider:
         except ConfigurationError as error:
             raise PeerError(str(error)) from error
 
-    def keys(self) -> list[dict[str, Any]]:
+    def published_keys(self) -> list[dict[str, Any]]:
         """Return its public keys, as JSON web keys.
 
         Raises

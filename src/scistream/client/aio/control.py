@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -69,7 +70,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Access`.
     """
 
@@ -88,13 +89,13 @@ class ControlClient:
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Facility`.
 
     Raises
     ------
     ConfigurationError
-        The token holds characters that cannot be sent, the certificate is none, or there is one and no TLS.
+        The token holds characters that cannot be sent, a certificate is none, or there is one and no TLS.
     """
 
     def __init__(
@@ -102,13 +103,19 @@ class ControlClient:
         endpoint: Endpoint,
         *,
         server_certificate_pem: bytes | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
         tls: bool = True,
+        client_certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
-        if token and not (token.isascii() and token.isprintable()):
-            raise errors.ConfigurationError(
-                f"the token for {endpoint} holds characters that no token has; check where it comes from"
-            )
+        if isinstance(token, str):
+            _check_token(token, endpoint)
+        if client_certificate is not None:
+            if not tls:
+                raise errors.ConfigurationError(
+                    f"control server {endpoint} is to be called without TLS, and a client certificate is "
+                    "given; leave one of the two out"
+                )
+            check_pem(client_certificate[0], f"the client certificate for control server {endpoint}")
         if server_certificate_pem is not None:
             if not tls:
                 raise errors.ConfigurationError(
@@ -117,7 +124,8 @@ class ControlClient:
                 )
             check_pem(server_certificate_pem, f"the certificate given for control server {endpoint}")
         self.endpoint = endpoint
-        self._metadata = (("authorization", token),) if token else ()
+        self._token = token
+        self._client_certificate = client_certificate
         self._server_certificate_pem = server_certificate_pem
         self._tls = tls
         self._channel: grpc.aio.Channel | None = None
@@ -244,11 +252,12 @@ class ControlClient:
 
     async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
         check_timeout(timeout_s)
+        metadata = await self._metadata()
         if self._stub is None:
             self._channel = self._open_channel()
             self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
         try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and _TLS_FAILED.search(error.details() or ""):
                 await check_server(
@@ -256,11 +265,20 @@ class ControlClient:
                 )
             raise self._error(method, error, timeout_s) from error
 
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what a call is sent with: the token, which may have to be refreshed."""
+        token = self._token
+        if callable(token):
+            token = await asyncio.to_thread(token)
+            _check_token(token, self.endpoint)
+        return (("authorization", token),) if token else ()
+
     def _open_channel(self) -> grpc.aio.Channel:
         address = str(self.endpoint)
         if not self._tls:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
+        certificate, key = self._client_certificate or (None, None)
+        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem, key, certificate)
         return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
     def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
@@ -287,4 +305,12 @@ def connect(access: Access) -> ControlClient:
         server_certificate_pem=access.server_certificate_pem,
         token=access.token,
         tls=access.tls,
+        client_certificate=access.client_certificate,
     )
+
+
+def _check_token(token: str, endpoint: Endpoint) -> None:
+    if not (token.isascii() and token.isprintable()):
+        raise errors.ConfigurationError(
+            f"the token for {endpoint} holds characters that no token has; check where it comes from"
+        )

@@ -131,7 +131,7 @@ def _signed(provider: ProviderProcess) -> Subject:
         from joserfc import jwt
         from joserfc.jwk import OctKey
 
-        public = next(key for key in at.keys() if key["kty"] == "EC")  # noqa: SIM118 - no mapping
+        public = next(key for key in at.published_keys() if key["kty"] == "EC")
         secret = OctKey.import_key(str(public["x"]))
         header = {"alg": "HS256", "kid": public["kid"]}
         return with_token(jwt.encode(header, _claims(provider), secret, algorithms=["HS256"]))
