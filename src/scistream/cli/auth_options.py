@@ -125,7 +125,7 @@ _NAMES = {
     for setting in settings
 }
 
-AUTH_OPTIONS: tuple[Callable[[F], F], ...] = tuple(  # type: ignore[valid-type]
+AUTH_OPTIONS: tuple[Callable[[F], F], ...] = tuple(
     click.option(option, _NAMES[authenticator, setting], **rest)
     for authenticator, settings in _SETTINGS.items()
     for setting, (option, rest) in settings.items()

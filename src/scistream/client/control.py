@@ -24,7 +24,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Access`.
 
     Examples

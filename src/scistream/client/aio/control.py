@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Access`.
     """
 
@@ -90,13 +91,13 @@ class ControlClient:
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Facility`.
 
     Raises
     ------
     ConfigurationError
-        The token holds characters that cannot be sent, the certificate is none, or there is one and no TLS.
+        The token holds characters that cannot be sent, a certificate is none, or there is one and no TLS.
     """
 
     def __init__(
@@ -104,13 +105,19 @@ class ControlClient:
         endpoint: Endpoint,
         *,
         server_certificate_pem: bytes | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
         tls: bool = True,
+        client_certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
-        if token and not (token.isascii() and token.isprintable()):
-            raise errors.ConfigurationError(
-                f"the token for {endpoint} holds characters that no token has; check where it comes from"
-            )
+        if isinstance(token, str):
+            _check_token(token, endpoint)
+        if client_certificate is not None:
+            if not tls:
+                raise errors.ConfigurationError(
+                    f"control server {endpoint} is to be called without TLS, and a client certificate is "
+                    "given; leave one of the two out"
+                )
+            check_pem(client_certificate[0], f"the client certificate for control server {endpoint}")
         if server_certificate_pem is not None:
             if not tls:
                 raise errors.ConfigurationError(
@@ -119,7 +126,8 @@ class ControlClient:
                 )
             check_pem(server_certificate_pem, f"the certificate given for control server {endpoint}")
         self.endpoint = endpoint
-        self._metadata = ((AUTHORIZATION, token),) if token else ()
+        self._token = token
+        self._client_certificate = client_certificate
         self._server_certificate_pem = server_certificate_pem
         self._tls = tls
         self._channel: grpc.aio.Channel | None = None
@@ -269,6 +277,7 @@ class ControlClient:
         on_credential: Callable[[str], None] | None = None,
     ) -> Any:
         check_timeout(timeout_s)
+        metadata = await self._metadata()
         if self._stub is None:
             self._channel = self._open_channel()
             self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
@@ -279,8 +288,8 @@ class ControlClient:
             )
         try:
             if on_credential is not None:
-                return await self._req(message, timeout_s, on_credential)
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+                return await self._req(message, timeout_s, metadata, on_credential)
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and _TLS_FAILED.search(error.details() or ""):
                 await check_server(
@@ -288,13 +297,19 @@ class ControlClient:
                 )
             raise self._error(method, error, timeout_s) from error
 
-    async def _req(self, message: Any, timeout_s: float, on_credential: Callable[[str], None]) -> pb.Response:
+    async def _req(
+        self,
+        message: Any,
+        timeout_s: float,
+        metadata: tuple[tuple[str, str], ...],
+        on_credential: Callable[[str], None],
+    ) -> pb.Response:
         """Send REQ, and hear what is said before its answer.
 
         As a call with one answer gRPC would deliver both at once; as one with a stream of answers, which is
         the same on the wire, each when it comes.
         """
-        call = self._req_stream(message, timeout=timeout_s, metadata=self._metadata)
+        call = self._req_stream(message, timeout=timeout_s, metadata=metadata)
         for name, value in await call.initial_metadata() or ():
             if name == APPLICATION_CREDENTIAL:
                 on_credential(str(value))
@@ -303,11 +318,20 @@ class ControlClient:
             raise errors.PeerError(f"control server {self.endpoint} ended 'req' without an answer")
         return answer
 
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what a call is sent with: the token, which may have to be refreshed."""
+        token = self._token
+        if callable(token):
+            token = await asyncio.to_thread(token)
+            _check_token(token, self.endpoint)
+        return ((AUTHORIZATION, token),) if token else ()
+
     def _open_channel(self) -> grpc.aio.Channel:
         address = str(self.endpoint)
         if not self._tls:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
+        certificate, key = self._client_certificate or (None, None)
+        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem, key, certificate)
         return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
     def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
@@ -334,4 +358,12 @@ def connect(access: Access) -> ControlClient:
         server_certificate_pem=access.server_certificate_pem,
         token=access.token,
         tls=access.tls,
+        client_certificate=access.client_certificate,
     )
+
+
+def _check_token(token: str, endpoint: Endpoint) -> None:
+    if not (token.isascii() and token.isprintable()):
+        raise errors.ConfigurationError(
+            f"the token for {endpoint} holds characters that no token has; check where it comes from"
+        )

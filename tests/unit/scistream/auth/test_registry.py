@@ -15,13 +15,15 @@ from scistream.errors import ConfigurationError
 
 def test_the_built_in_ones_are_found(tmp_path: Path) -> None:
     create_token("alice", tmp_path / "tokens.toml")
-    assert {"none", "shared-key"} <= set(installed_authenticators())
+    assert {"globus", "mtls", "none", "oidc", "shared-key"} <= set(installed_authenticators())
     assert isinstance(load_authenticator("none", {}), Anonymous)
     assert isinstance(load_authenticator("shared-key", {"file": str(tmp_path / "tokens.toml")}), SharedKey)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_installed_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"'globos' is not installed.*none, shared-key"):
+    with pytest.raises(
+        ConfigurationError, match=r"'globos' is not installed.*globus, mtls, none, oidc, shared-key"
+    ):
         load_authenticator("globos", {})
 
 
