@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= ministream-out
 
-.PHONY: help demo test soak check format bench docs protocol clean
+.PHONY: help demo test attacks soak check format bench docs protocol clean
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed  ## Stream a synthetic scan through two gateways and re
 
 test: $(VENV)/.developed  ## Run every test
 	$(BIN)/python -m pytest
+
+attacks: $(VENV)/.developed  ## Run the tests that attack, and write what came of it into docs/security.md
+	$(BIN)/python -m pytest -q -m attack --attack-table docs/security.md
 
 soak: $(VENV)/.developed  ## Let 200 connections come and go through two gateways for ten minutes, plain and TLS
 	$(BIN)/python -m pytest -s -m soak

@@ -18,7 +18,9 @@ WORDS = (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n")
 GIVEN_UP_S = 30.0
 
 
-@pytest.mark.attack("scanners and slow handshakes at a session's listeners")
+@pytest.mark.attack(
+    "scanners and slow handshakes at a session's listeners", result="given up, and others get through"
+)
 def test_the_other_gateway_gets_through_500_strangers_and_they_are_given_up(tls_path: Path) -> None:
     application = tls_path.listening()
     producer = tls_path.producer([endpoint(application)])

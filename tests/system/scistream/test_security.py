@@ -199,7 +199,7 @@ def test_appctrl_runs_a_command_with_a_credential_from_a_file_and_the_command_do
 # --- no secret anywhere ----------------------------------------------------------------------------------
 
 
-@pytest.mark.attack("secrets in the audit, the log, the journal or arguments")
+@pytest.mark.attack("secrets in the audit, the log, the journal or arguments", result="none found")
 def test_no_secret_of_a_whole_run_is_in_audit_log_journal_or_arguments(
     gateways: Gateways, application: Applications, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ async def test_good_credentials_name_the_same_principal_every_time(subject: Subj
         assert first.expires_at > time.time()
 
 
+@pytest.mark.attack("a token or certificate: {attack}", authenticator="{subject}")
 @pytest.mark.parametrize(
     ("subject", "attack"),
     [(kind, attack) for kind, attacks in ATTACKS.items() for attack in attacks],

@@ -175,7 +175,7 @@ async def test_a_request_that_is_refused_brings_none(start: Start) -> None:
     assert found == []
 
 
-@pytest.mark.attack("the journal, read by somebody else")
+@pytest.mark.attack("the journal, read by somebody else", result="a hash alone")
 async def test_the_journal_has_its_hash_and_the_next_control_server_takes_it(
     start: Start, tmp_path: Path
 ) -> None:
