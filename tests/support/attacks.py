@@ -1,9 +1,9 @@
 """The table of docs/security.md, made by a run of the tests that are marked as attacks.
 
 ``@pytest.mark.attack("stolen token", authenticator="globus")`` says what a test tries; both texts may name
-the test's parameters in braces. Without an authenticator it is the same with each. ``--attack-table FILE`` writes
-the table between ``<!-- begin attacks -->`` and ``<!-- end attacks -->`` in FILE; what a test did not try in
-that run is shown as such, so run all of them: ``make attacks``.
+the test's parameters in braces. Without an authenticator it is the same with each. ``--attack-table FILE``
+writes the table between ``<!-- begin attacks -->`` and ``<!-- end attacks -->`` in FILE. What was skipped in
+that run is shown as such, and what was left out is not in it: run all of them by ``make attacks``.
 """
 
 from __future__ import annotations
