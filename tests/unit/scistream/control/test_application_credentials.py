@@ -107,13 +107,14 @@ async def test_another_session_of_the_same_user_is_not_there_for_it(start: Start
 
 @pytest.mark.attack("an application's credential after its session")
 async def test_it_ends_with_its_session_and_is_of_no_use_for_the_next_of_that_name(start: Start) -> None:
-    running = await start()
+    # a hello that waited for the next session of that name would wait for longer than the test
+    running = await start(limits=Limits(early_hello_timeout_s=60))
     async with running.facility().connect() as alice:
         async with requested(running, "uid") as (_, first), application(running, first) as app:
             await app.hello("uid", Role.PRODUCER, [APP])
             await alice.release("uid")
             with pytest.raises(WrongState, match="released on request"):
-                await app.hello("uid", Role.PRODUCER, [APP])
+                await app.hello("uid", Role.PRODUCER, [APP], timeout_s=10)
             assert (await app.status("uid"))[0].reason == "released on request"
         async with requested(running, "uid") as (waiting, second), application(running, first) as app:
             assert second != first

@@ -146,7 +146,8 @@ async def test_an_application_outside_the_rules_networks_is_never_connected_to(
         if early:
             # nobody knows yet as which side: it is refused when it would be connected to
             hello = asyncio.create_task(alice.hello("uid", Role.PRODUCER, [INTERIOR]))
-            await asyncio.sleep(0)
+            early = running.server._runtime._table._greeting._early
+            await until(lambda: early)
             await alice.request("uid", Role.PRODUCER)
             await hello
             with pytest.raises(PermissionDenied, match=r"10\.9\.9\.9:22"):
