@@ -48,6 +48,7 @@ bench: $(VENV)/.developed  ## Run the benchmarks against the peers that are inst
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/control.py
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python benchmarks/wan.py; else echo 'benchmarks/wan.py needs root: skipped'; fi
+	@if command -v npm >/dev/null; then $(BIN)/python benchmarks/authentication.py; else echo 'benchmarks/authentication.py needs npm: skipped'; fi
 	$(BIN)/python benchmarks/reconstruct.py
 	$(BIN)/python benchmarks/pipeline.py
 

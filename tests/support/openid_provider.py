@@ -169,7 +169,8 @@ class ProviderProcess:
         assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline().strip() == command
+        answer = self.process.stdout.readline().strip()
+        assert answer == command, (answer, self.process.poll(), self.log.read_text()[-2000:])
 
     def tell(self, command: str, **values: Any) -> Any:
         """Have it do one of the things that only a test wants."""

@@ -15,6 +15,7 @@ import Provider from 'oidc-provider';
 import { ROUTES, globusAnswers } from './globus.mjs';
 import * as pages from './pages.mjs';
 
+console.info = console.error; // stdout is for answers
 const lines = readline.createInterface({ input: process.stdin });
 const [line] = await once(lines, 'line');
 lines.on('close', () => process.exit(0));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import stat
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from scistream.client.aio import Facility
+from scistream.client.login import LoginStore, StoredToken
+from scistream.core.endpoint import Endpoint
 from support.gateways import ControlServerProcess
 from support.login_users import User
 from support.module_gateways import serving
@@ -309,6 +313,7 @@ def test_without_provider_a_good_token_goes_on_and_a_login_says_so_in_time(
     user: User, openid: ProviderProcess
 ) -> None:
     log_in(user, "lab")
+    assert user.run("list", "--s2cs", "lab").code == 0  # it has the provider's keys now
     with openid.away():
         assert user.run("list", "--s2cs", "lab").code == 0
         begin_s = time.monotonic()
@@ -364,3 +369,29 @@ def test_no_secret_is_in_the_control_servers_logs(user: User, lab: ControlServer
     assert user.run("list", "--s2cs", "lab").code == 0
     log = lab.log.read_text()
     assert not any(secret in log for secret in [*secrets, SECRET])
+
+
+async def test_a_program_that_goes_on_outlives_its_tokens(
+    user: User, asking: ControlServerProcess, openid: ProviderProcess
+) -> None:
+    """As ``s2uc watch`` does: one client, calls over more time than a token lasts."""
+    log_in(user, "asking")
+    store = LoginStore(user.store)
+    openid.tell("settings", accessTtl=2)
+    try:
+        expire(user)
+        facility = Facility(
+            endpoint=Endpoint.parse(asking.address),
+            server_certificate_pem=asking.certificate.read_bytes(),
+            token=StoredToken(store.all()[0].settings, "s2uc login asking", store),
+        )
+        seen = set()
+        async with facility.connect() as client:
+            for _ in range(3):
+                assert await client.status() == ()
+                login = store.all()[0]
+                seen.add(login.access_token)
+                await asyncio.sleep(max(0.0, login.expires_at - time.time()) + 0.1)
+        assert len(seen) == 3
+    finally:
+        openid.tell("settings", accessTtl=3600)
