@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 from types import TracebackType
 
 import grpc
@@ -166,7 +167,14 @@ class ControlServer:
                 ) from error
             addresses.append(Endpoint(endpoint.host, port))
         own_ports = [address.port for address in addresses]
-        authorisation.own_ports = lambda: (*own_ports, *runtime.held_ports())
+
+        def all_own_ports() -> Iterator[int]:
+            yield from own_ports
+            for port in runtime.held_ports():
+                yield port
+                yield gateway.advertised_ports.get(port, port)
+
+        authorisation.own_ports = all_own_ports
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:

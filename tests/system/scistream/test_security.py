@@ -84,6 +84,33 @@ def test_sighup_reads_the_policy_again_and_opens_the_audit_again(gateways: Gatew
     assert stat.S_IMODE(audit.stat().st_mode) == 0o600
 
 
+def test_with_policies_on_both_sides_what_is_allowed_streams_and_what_is_not_leaves_nothing(
+    gateways: Gateways, application: Applications, tmp_path: Path
+) -> None:
+    policy, app = tmp_path / "policy.toml", application("app")
+    port = app.address.rpartition(":")[2]
+    policy.write_text(
+        f'[[rules]]\nidentities = ["alice"]\nroles = ["PROD"]\ntargets = ["127.0.0.0/8:{port}"]\n'
+        '[[rules]]\nidentities = ["alice"]\nroles = ["CONS"]\ntargets = ["127.0.0.1/32:*"]\n'
+    )
+    producer, consumer = (gateways.start("--no-state", f"--policy={policy}") for _ in range(2))
+    reach = [
+        f"--producer-certificate={producer.certificate}",
+        f"--consumer-certificate={consumer.certificate}",
+        f"--token-file={producer.tokens['alice']}",
+    ]
+    request = ["s2uc", "request", producer.address, consumer.address, *reach, "--json"]
+    opened = run_program(*request, f"--target=localhost:{port}")
+    assert opened.code == 0, opened.err
+    assert ask(opened.json["listeners"][0], b"x") == b"app:x"
+    refused = run_program(*request, "--uid=refused", "--target=127.0.0.1:22")
+    assert refused.code == 6, refused.err
+    assert "127.0.0.1:22 may not be connected to: rule 'rule 1'" in refused.err
+    for server in (producer, consumer):
+        shown = run_program("s2uc", "list", "--json", *server.options())
+        assert [one["uid"] for one in shown.json["sessions"]] == [opened.json["uid"]]
+
+
 def test_without_policy_and_audit_sighup_ends_it_as_any_program(gateways: Gateways) -> None:
     server = gateways.start("--no-state")
     server.process.send_signal(signal.SIGHUP)
