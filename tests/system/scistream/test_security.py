@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -45,6 +46,44 @@ Applications = Callable[[str], Application]
 
 def audit_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- two users ---------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, list[str]] = {
+    "status": ["s2uc", "status"],
+    "watch": ["s2uc", "watch"],
+    "renew": ["s2uc", "renew"],
+    "update": ["s2uc", "update", "--target=127.0.0.1:9", "--plain"],
+    "probe": ["s2uc", "probe", "--seconds=1"],
+    "release": ["s2uc", "release"],
+    "appctrl hello": ["appctrl", "hello", "--role=PROD", "--address=127.0.0.1:9", "--timeout-s=1"],
+}
+
+
+@pytest.mark.attack("another user's session, by any command")
+def test_another_users_session_is_to_every_command_as_one_that_is_not_there(
+    gateways: Gateways, application: Applications
+) -> None:
+    server, app = gateways.start("--encryption=none", "--no-state"), application("app")
+    opened = run_program(
+        *("s2uc", "inbound-request", "--uid=hers", f"--target={app.address}", "--plain", "--json"),
+        *server.options("alice"),
+    )
+    assert opened.code == 0, opened.err
+    bobs = server.options("bob")
+    for what, (program, command, *options) in COMMANDS.items():
+        hers, nobodys = (run_program(program, command, uid, *options, *bobs) for uid in ("hers", "nobd"))
+        assert hers.code == nobodys.code != 0, (what, hers, nobodys)
+        said = [
+            re.sub(r"\d+(\.\d+)? ?m?s", "", (one.out + one.err).replace(uid, "UID"))
+            for one, uid in ((hers, "hers"), (nobodys, "nobd"))
+        ]
+        assert said[0] == said[1], what
+        assert "alice" not in said[0], what
+    listed = run_program("s2uc", "list", "--all", *bobs)
+    assert (listed.code, listed.out) == (0, "no sessions\n")
+    assert ask(opened.json["listeners"][0], b"x") == b"app:x"
 
 
 # --- policy and audit ------------------------------------------------------------------------------------
