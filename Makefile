@@ -29,7 +29,7 @@ test: $(VENV)/.developed  ## Run every test
 	$(BIN)/python -m pytest
 
 attacks: $(VENV)/.developed  ## Run the tests that attack, and write what came of it into docs/security.md
-	$(BIN)/python -m pytest -q -m attack --attack-table docs/security.md
+	$(BIN)/python -m pytest -q -m attack --attack-table=docs/security.md tests
 
 soak: $(VENV)/.developed  ## Let 200 connections come and go through two gateways for ten minutes, plain and TLS
 	$(BIN)/python -m pytest -s -m soak
