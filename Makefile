@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= ministream-out
 
-.PHONY: help demo test soak check format bench docs protocol clean
+.PHONY: help demo test attacks soak check format bench docs protocol clean
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed  ## Stream a synthetic scan through two gateways and re
 test: $(VENV)/.developed  ## Run every test
 	$(BIN)/python -m pytest
 
+attacks: $(VENV)/.developed  ## Run the tests that attack, and write what came of it into docs/security.md
+	$(BIN)/python -m pytest -q -m attack --attack-table=docs/security.md tests
+
 soak: $(VENV)/.developed  ## Let 200 connections come and go through two gateways for ten minutes, plain and TLS
 	$(BIN)/python -m pytest -s -m soak
 
@@ -45,6 +48,7 @@ bench: $(VENV)/.developed  ## Run the benchmarks against the peers that are inst
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/control.py
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python benchmarks/wan.py; else echo 'benchmarks/wan.py needs root: skipped'; fi
+	@if command -v npm >/dev/null; then $(BIN)/python benchmarks/authentication.py; else echo 'benchmarks/authentication.py needs npm: skipped'; fi
 	$(BIN)/python benchmarks/reconstruct.py
 	$(BIN)/python benchmarks/pipeline.py
 

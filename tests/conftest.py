@@ -12,6 +12,8 @@ import pytest
 
 from support.container_engine import container_engine as container_engine  # noqa: PLC0414 - a fixture
 
+pytest_plugins = ["support.attacks"]
+
 REQUIRE_PEERS = os.environ.get("MINISTREAM_REQUIRE_PEERS") == "1"
 
 

@@ -33,6 +33,37 @@ class StopMode(StrEnum):
     """Let go of them: streams go on, and the next control server finds them again."""
 
 
+class OnFailure(StrEnum):
+    """What becomes of a call whose decision cannot be written down."""
+
+    REFUSE = "refuse"
+    """It is refused: nothing is done that nobody could find again."""
+    GO_ON = "go-on"
+    """It is served, and the log says that the audit has a gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """How decisions are written.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    max_bytes : int
+        It is rotated before it grows beyond.
+    keep : int
+        How many rotated files are kept.
+    on_failure : OnFailure
+        What happens when it cannot be written.
+    """
+
+    path: Path
+    max_bytes: int = 10_000_000
+    keep: int = 10
+    on_failure: OnFailure = OnFailure.REFUSE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortRange:
     """The ports that data servers listen on: `first` to `last`, or any free ones where both are 0.
@@ -103,8 +134,8 @@ class ControlServerConfig:
         Kind of the data servers.
     data_server_settings : mapping
         How they work; the kind says which there are.
-    authenticator, authenticator_settings : str, mapping of str to str
-        Who asks is known by this.
+    authenticators : mapping of str to mapping of str to str
+        Who asks is known by these, with their settings.
     encryption : Encryption
         What is asked of the leg between the gateways.
     limits : Limits
@@ -125,6 +156,14 @@ class ControlServerConfig:
         The listeners' ports as others reach them, one for each of `ports` in order; None: the same.
     tls : bool
         Whether the control port is TLS. Without it anybody on the way reads the users' tokens.
+    policy : Path or None
+        Who may do what; None: everybody whom an authenticator knows may open sessions to anywhere.
+    audit : AuditSettings or None
+        Where decisions are written; None: nowhere.
+    calls_per_user, calls_per_address : int
+        How many calls of one user, and from one address, may be under way at a time.
+    listen_mtls : Endpoint or None
+        A second port, for callers with client certificates, where others come with tokens.
 
     Raises
     ------
@@ -139,8 +178,7 @@ class ControlServerConfig:
     advertise_host: str
     ports: PortRange
     data_server: str
-    authenticator: str
-    authenticator_settings: Mapping[str, str] = field(default_factory=dict)
+    authenticators: Mapping[str, Mapping[str, str]] = field(repr=False)  # with secrets
     data_server_settings: Mapping[str, object] = field(default_factory=dict)
     encryption: Encryption = Encryption.REQUIRED
     limits: Limits = field(default_factory=Limits)
@@ -154,6 +192,11 @@ class ControlServerConfig:
     pace: bool = False
     advertised_ports: PortRange | None = None
     tls: bool = True
+    listen_mtls: Endpoint | None = None
+    policy: Path | None = None
+    audit: AuditSettings | None = None
+    calls_per_user: int = 4096
+    calls_per_address: int = 8192
 
     def __post_init__(self) -> None:
         for what, host in (

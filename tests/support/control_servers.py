@@ -244,7 +244,7 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 async def start(tmp_path: Path, tls_files: tuple[Path, Path]) -> AsyncIterator[Start]:
     """A function that starts control servers on loopback; they are stopped after the test."""
     auth_file = tmp_path / "tokens.toml"
-    tokens = {name: create_token(name, auth_file) for name in ("alice", "bob")}
+    tokens = {name: create_token(name, auth_file) for name in ("alice", "bob", "olga")}
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(**changes: Any) -> Running:
@@ -256,8 +256,7 @@ async def start(tmp_path: Path, tls_files: tuple[Path, Path]) -> AsyncIterator[S
                 "advertise_host": "127.0.0.1",
                 "ports": PortRange(first=0, last=0),
                 "data_server": "relay",
-                "authenticator": "shared-key",
-                "authenticator_settings": {"file": str(auth_file)},
+                "authenticators": {"shared-key": {"file": str(auth_file)}},
                 "encryption": Encryption.REQUIRED,
             }
             backend = changes.pop("backend", None) or RelayBackend()

@@ -41,6 +41,8 @@ class SharedGateways(Gateways):
     """Control servers with shared keys, or with no authentication."""
 
     authenticated: bool = True
+    authentication: list[str] | None = None
+    """Options that say how users are known, in place of shared keys."""
     orphans: list[psutil.Process] = field(default_factory=list)
 
     def kill(self, server: ControlServerProcess) -> None:
@@ -68,7 +70,7 @@ class SharedGateways(Gateways):
             create_token_file(name, self.auth_file, path)
 
     def arguments(self, *more: str) -> list[str]:
-        authentication = ["--auth=shared-key", f"--auth-file={self.auth_file}"]
+        authentication = self.authentication or ["--auth=shared-key", f"--auth-file={self.auth_file}"]
         elsewhere = any(one.startswith("--listener-ip") for one in more)
         return [
             "start",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scistream.auth.base import Authenticator, Principal
+from scistream.auth.base import Authenticator, Credentials, Principal
 from scistream.errors import ConfigurationError
 
 
@@ -32,6 +32,10 @@ class Anonymous(Authenticator):
             )
         return cls()
 
-    async def authenticate(self, token: str | None, peer: str) -> Principal:  # noqa: ARG002
+    def recognises(self, credentials: Credentials) -> bool:  # noqa: ARG002
+        """Return True, whatever they are."""
+        return True
+
+    async def authenticate(self, credentials: Credentials) -> Principal:  # noqa: ARG002
         """Return the one principal."""
-        return Principal("anonymous")
+        return Principal("anonymous", "none")

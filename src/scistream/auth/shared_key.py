@@ -20,9 +20,16 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from scistream.auth.base import Authenticator, Principal
+from scistream.auth.base import (
+    OWN_TOKEN_PREFIX,
+    Authenticator,
+    Credentials,
+    Principal,
+    check_token,
+    not_known,
+)
 from scistream.auth.secret_files import create_secret_file, read_secret_file, replace_secret_file
-from scistream.errors import AuthenticationError, ConfigurationError
+from scistream.errors import ConfigurationError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -65,23 +72,19 @@ class SharedKey(Authenticator):
             )
         return cls(holders)
 
-    async def authenticate(self, token: str | None, peer: str) -> Principal:
-        """Return the holder of `token`; every hash is compared, in constant time.
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """Return the holder of the token; every hash is compared, in constant time.
 
         Raises
         ------
         AuthenticationError
             There is no token, or nobody holds it.
         """
-        if not token:
-            raise AuthenticationError(f"no token came with the call from {peer}; give one (--token-file)")
-        digest = hash_token(token)
+        digest = hash_token(check_token(credentials))
         found = [name for known, name in self._holders.items() if hmac.compare_digest(known, digest)]
         if not found:
-            raise AuthenticationError(
-                f"the token of the call from {peer} is not known here; ask the gateway's operator for one"
-            )
-        return Principal(found[0])
+            raise not_known(credentials)
+        return Principal(found[0], "shared-key", found[0])
 
 
 def hash_token(token: str) -> str:
@@ -103,7 +106,7 @@ def create_token(name: str, auth_file: Path) -> str:
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(f"{name!r} is not a name of letters, digits and _ . @ + - (at most 128)")
     holders = _read(auth_file) if auth_file.exists() else {}
-    token = secrets.token_urlsafe(32)
+    token = OWN_TOKEN_PREFIX + secrets.token_urlsafe(32)
     holders[hash_token(token)] = name
     lines = (f'"{digest}" = {json.dumps(holder)}\n' for digest, holder in holders.items())
     replace_secret_file(auth_file, (_HEADER + "".join(lines)).encode())

@@ -10,6 +10,7 @@ from scistream.cli import options
 from scistream.cli.appctrl_job import TOKEN_VARIABLES
 from scistream.cli.appctrl_reference import create_appctrl, mock
 from scistream.cli.appctrl_run import run
+from scistream.cli.application_credentials import find_credential
 from scistream.cli.completion import complete_profiles, completion
 from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facility
@@ -31,12 +32,16 @@ def appctrl() -> None:
     \b
     The user has asked, or will ask, for session 0f3c…; the producer's application is to listen on port 5201:
       appctrl run 0f3c… --role PROD --port 5201 --host 10.0.1.5 --s2cs aps.example:5000 \\
-          --certificate aps.crt --token-file my.token -- iperf3 -s -p {port}
+          --certificate aps.crt --token-file session.credential -- iperf3 -s -p {port}
     One that runs already is only announced:
       appctrl hello 0f3c… --role PROD --address 10.0.1.5:5201 --s2cs aps.example:5000 \\
-          --certificate aps.crt --token-file my.token
+          --certificate aps.crt --token-file session.credential
 
-    Options also come from the environment (APPCTRL_HELLO_ADDRESS), the token from APPCTRL_TOKEN. --s2cs
+    What is presented is the session's own credential, which 's2uc prod-req' and 'cons-req' write into a file
+    (--credential-out); on the host where that was done it is found by itself. It is good for this session
+    alone. Your token is taken too.
+
+    Options also come from the environment (APPCTRL_HELLO_ADDRESS), the credential from APPCTRL_TOKEN. --s2cs
     takes the name of a profile too; 's2uc --help' shows how profiles are written.
     """
 
@@ -61,7 +66,12 @@ def appctrl() -> None:
     help="Control server or profile.",
 )
 @click.option("--certificate", "--server-cert", type=_FILE, help="The control server's certificate.")
-@click.option("--token-file", type=_FILE, help="File with the token [or: APPCTRL_TOKEN].")
+@click.option(
+    "--token-file",
+    type=_FILE,
+    help="File with the session's credential, or with your token [or: APPCTRL_TOKEN; what 's2uc prod-req' or "
+    "'cons-req' has left here for this session].",
+)
 @click.option(
     "--timeout-s", type=float, default=180.0, show_default=True, help="Wait this long for the user's request."
 )
@@ -86,7 +96,8 @@ def hello(
 
     \b
     Example:
-      appctrl hello 0f3c… --role CONS --s2cs alcf.example:5000 --certificate alcf.crt --token-file my.token
+      appctrl hello 0f3c… --role CONS --s2cs alcf.example:5000 --certificate alcf.crt \\
+          --token-file session.credential
     """
     from scistream.client.aio import register
 
@@ -94,7 +105,7 @@ def hello(
         context,
         server,
         certificate=certificate,
-        token_file=token_file,
+        token_file=find_credential(uid, Role(role), token_file, TOKEN_VARIABLES),
         token_variables=TOKEN_VARIABLES,
     )
     wanted = [Endpoint.parse(address) for address in addresses]

@@ -18,6 +18,7 @@ import click
 
 from scistream.cli import options
 from scistream.cli.appctrl_job import TOKEN_VARIABLES
+from scistream.cli.application_credentials import find_credential
 from scistream.cli.completion import complete_profiles
 from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facility
@@ -58,7 +59,12 @@ def _positional(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Where a producer listens; repeatable.",
         ),
-        click.option("--token-file", type=_FILE, help="File with the token [or: APPCTRL_TOKEN]."),
+        click.option(
+            "--token-file",
+            type=_FILE,
+            help="File with the session's credential, or with your token [or: APPCTRL_TOKEN; what 's2uc "
+            "prod-req' or 'cons-req' has left here for this session].",
+        ),
         click.option(
             "--certificate",
             "--server-cert",
@@ -126,7 +132,11 @@ def _announce(
         context,
         server,
         certificate=certificate,
-        token_file=token_file,
+        token_file=(
+            find_credential(uid, Role(role), token_file, TOKEN_VARIABLES)
+            if access_token in {"", "-"}
+            else token_file
+        ),
         token_variables=TOKEN_VARIABLES,
     )
     if access_token not in {"", "-"}:

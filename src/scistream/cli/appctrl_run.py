@@ -10,6 +10,7 @@ import click
 
 from scistream.cli import options, templates
 from scistream.cli.appctrl_job import TOKEN_VARIABLES, Job
+from scistream.cli.application_credentials import find_credential
 from scistream.cli.completion import complete_profiles
 from scistream.cli.config_file import config_option
 from scistream.cli.facilities import find_facility
@@ -44,7 +45,12 @@ _PROFILES = ("facilities",)
     help="Control server or profile.",
 )
 @click.option("--certificate", "--server-cert", type=_FILE, help="The control server's certificate.")
-@click.option("--token-file", type=_FILE, help="File with the token [or: APPCTRL_TOKEN].")
+@click.option(
+    "--token-file",
+    type=_FILE,
+    help="File with the session's credential, or with your token [or: APPCTRL_TOKEN; what 's2uc prod-req' or "
+    "'cons-req' has left here for this session].",
+)
 @click.option(
     "--timeout-s",
     type=float,
@@ -140,7 +146,7 @@ def run(
         context,
         server,
         certificate=certificate,
-        token_file=token_file,
+        token_file=find_credential(uid, Role(role), token_file, TOKEN_VARIABLES),
         token_variables=TOKEN_VARIABLES,
     )
     job = Job(

@@ -145,6 +145,7 @@ def _checked(
         for parameter in command.params
         for spelling in (*parameter.opts, *parameter.secondary_opts)
     }
+    repeatable = {one.name for one in command.params if isinstance(one, click.Option) and one.multiple}
     subcommands = command.commands if isinstance(command, click.Group) else {}
     checked: dict[str, Any] = {}
     for key, value in content.items():
@@ -155,7 +156,8 @@ def _checked(
         elif (name := names.get(key.replace("-", "_"))) is not None and name != "config":
             if isinstance(value, dict):
                 raise ConfigurationError(f"{path}: {shown} is an option, not a table")
-            checked[name] = value
+            # a value alone is a list of one, where an option may be repeated
+            checked[name] = [value] if name in repeatable and not isinstance(value, list) else value
         else:
             known = sorted(
                 {*map(option_name, command.params), *subcommands, *tables} - {"config", "version", "help"}

@@ -8,8 +8,9 @@ The file is the one given with ``--config``, or the user's own. A profile::
     token_file = "aps.token"      # mode 0600
 
 Instead of the certificate its ``fingerprint`` (SHA-256) can stand there. ``authenticator`` names the kind of
-login that the facility asks for. A server of which nothing is said is known if the user has trusted it
-(``s2uc trust``).
+login that the facility asks for: with ``globus`` or ``oidc`` and what these need, the token of ``s2uc login``
+takes the place of ``token_file``; with ``mtls``, ``client_certificate`` and ``client_key`` do. A server of
+which nothing is said is known if the user has trusted it (``s2uc trust``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from scistream.errors import AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
     from scistream.client.aio import Facility
+    from scistream.client.login import LoginSettings
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,20 @@ REFERENCE_CERTIFICATE = Path("server.crt")
 #: Before the address of a control server that serves without TLS (``s2cs start --ssl=False``).
 PLAINTEXT = "plaintext://"
 
-_KEYS = {"address", "authenticator", "certificate", "fingerprint", "token_file"}
+_LOGIN_KEYS = {"client_id", "issuer", "issuer_ca", "resource", "scope"}
+_KEYS = {
+    "address",
+    "authenticator",
+    "certificate",
+    "client_certificate",
+    "client_key",
+    "fingerprint",
+    "token_file",
+    *_LOGIN_KEYS,
+}
+
+#: Where ``--scope`` is kept until a token is looked for.
+SCOPE_KEY = "scistream.cli.scope"
 
 _ASK_TIMEOUT_S = 10.0
 
@@ -72,7 +87,8 @@ def find_facility(
         There is no such profile, or one of its values or files cannot be used; or a certificate is given for
         a server without TLS, which proves none.
     AuthenticationError
-        The server shows another certificate than the one whose fingerprint the profile has.
+        The server shows another certificate than the one whose fingerprint the profile has; or nobody has
+        logged in there.
     PeerError, DeadlineExceeded
         It cannot be asked for that certificate.
     """
@@ -97,17 +113,93 @@ def find_facility(
         certificate_pem = _trusted(context, text, profile, endpoint)
         if certificate_pem is None and default_certificate is not None and default_certificate.is_file():
             certificate_pem = read_certificate(default_certificate)
-    token = next((os.environ[name] for name in token_variables if os.environ.get(name)), None)
+    token: str | Callable[[], str] | None = next(
+        (os.environ[name] for name in token_variables if os.environ.get(name)), None
+    )
     if token_file is None and token is None and "token_file" in profile:
         token_file = _path(context, profile["token_file"])
     if token_file is not None:
         token = read_token_file(token_file)
+    elif token is None:
+        token = _stored_token(context, text, profile)
     return Facility(
         endpoint=endpoint,
         server_certificate_pem=certificate_pem,
         token=token,
         tls=tls,
+        client_certificate=_client_certificate(context, text, profile) if tls else None,
     )
+
+
+def login_settings(
+    context: click.Context, name: str, *, scope: str = "", client_id: str = ""
+) -> LoginSettings | None:
+    """Return what a login at the facility `name` is for; None where none is made there.
+
+    Parameters
+    ----------
+    scope, client_id : str
+        In place of the profile's.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such profile, or it does not say what is needed.
+    """
+    from scistream.client.login import LoginSettings
+    from scistream.client.login.settings import KINDS
+
+    profile = _profile(context, name)
+    kind = profile.get("authenticator", "")
+    if kind not in KINDS:
+        if extra := sorted(_LOGIN_KEYS & profile.keys()):
+            raise ConfigurationError(
+                f'[facilities.{name}] {extra[0]}: that is for authenticator = "globus" or "oidc", which is '
+                "missing there"
+            )
+        return None
+    try:
+        return LoginSettings(
+            kind=kind,
+            client_id=client_id or profile.get("client_id", ""),
+            scope=scope or profile.get("scope", ""),
+            issuer=profile.get("issuer", ""),
+            resource=profile.get("resource", ""),
+            ca=str(_path(context, profile["issuer_ca"])) if "issuer_ca" in profile else "",
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[facilities.{name}] {error}") from error
+
+
+def _stored_token(context: click.Context, name: str, profile: Mapping[str, str]) -> Callable[[], str] | None:
+    """Return the token of the login that the profile, or ``--scope``, asks for; None where none does."""
+    scope = context.meta.get(SCOPE_KEY, "")
+    settings = login_settings(context, name)
+    if settings is not None:
+        from scistream.client.login import StoredToken
+
+        return StoredToken(settings, f"s2uc login {name}")
+    if not scope or profile:
+        return None
+    from scistream.client.login import LoginStore, StoredToken, globus_scope
+
+    wanted = globus_scope(scope)
+    found = [one for one in LoginStore().all() if one.settings.scope == wanted]
+    return StoredToken(found[0].settings, f"s2uc login --scope {scope}") if found else None
+
+
+def _client_certificate(
+    context: click.Context, name: str, profile: Mapping[str, str]
+) -> tuple[bytes, bytes] | None:
+    from scistream.auth.secret_files import read_secret_file
+
+    given = {"client_certificate", "client_key"} & profile.keys()
+    if not given:
+        return None
+    if len(given) == 1:
+        raise ConfigurationError(f"[facilities.{name}] client_certificate and client_key go together")
+    certificate = read_certificate(_path(context, profile["client_certificate"]))
+    return certificate, read_secret_file(_path(context, profile["client_key"]))
 
 
 def config_given(context: click.Context) -> Path | None:

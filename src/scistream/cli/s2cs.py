@@ -12,6 +12,7 @@ from scistream.cli.config_file import config_option
 from scistream.cli.groups import DefaultCommandGroup
 from scistream.cli.output import print_json
 from scistream.cli.running import run_program
+from scistream.cli.s2cs_policy import check_policy
 from scistream.cli.s2cs_start import start
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -35,6 +36,7 @@ def s2cs() -> None:
 
 
 s2cs.add_command(start)
+s2cs.add_command(check_policy)
 s2cs.add_command(completion)
 
 

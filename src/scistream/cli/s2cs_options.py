@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import click
 
 from scistream.cli import options
+from scistream.cli.auth_options import AUTH_OPTIONS
 from scistream.cli.config_file import config_option
 from scistream.cli.data_server_options import CONTAINER_OPTIONS, NATIVE_OPTIONS
 from scistream.cli.s2cs_addresses import DEFAULT_HOST, DEFAULT_PORT, LOOPBACK
-from scistream.config import StopMode
+from scistream.config import OnFailure, StopMode
 from scistream.core.session import Encryption
 from scistream.core.table import Limits
 
@@ -182,11 +183,64 @@ def _access() -> tuple[Callable[[F], F], ...]:
             "--auth",
             cls=InstalledOption,
             installed=_authenticators,
-            help="How users are known; none is for this machine alone. Must be said.",
+            metavar="NAME",
+            multiple=True,
+            help="How users are known; none is for this machine alone. Must be said; repeat it for several.",
         ),
-        click.option("--auth-file", type=_FILE, help="For shared-key: hashes of the tokens; see s2cs token."),
-        click.option("--client-id", metavar="ID", help="For Globus login, not in this version: refused."),
-        click.option("--client-secret", metavar="SECRET", help="The same."),
+        *AUTH_OPTIONS,
+        click.option(
+            "--listen-mtls",
+            metavar="HOST:PORT",
+            help="For mtls beside others: where calls with client certificates come in.",
+        ),
+        click.option(
+            "--policy",
+            type=_FILE,
+            metavar="FILE",
+            help="Who may do what, TOML; SIGHUP reads it again. 's2cs check-policy' explains it  [default: "
+            "everybody who is known may open sessions to anywhere]",
+        ),
+        click.option(
+            "--audit",
+            type=_FILE,
+            metavar="FILE",
+            help="Write every decision there, one JSON line each; SIGHUP opens it again  [default: nowhere]",
+        ),
+        click.option(
+            "--audit-max-mb",
+            type=click.FloatRange(min=0.001),
+            default=10,
+            show_default=True,
+            help="Rotate it at this size, in MB.",
+        ),
+        click.option(
+            "--audit-keep",
+            type=click.IntRange(min=0),
+            default=10,
+            show_default=True,
+            help="Keep so many rotated files.",
+        ),
+        click.option(
+            "--audit-failure",
+            type=click.Choice([one.value for one in OnFailure]),
+            default=OnFailure.REFUSE.value,
+            show_default=True,
+            help="What becomes of calls while it cannot be written: refused, or served with a gap in it.",
+        ),
+        click.option(
+            "--calls-per-user",
+            type=click.IntRange(min=1),
+            default=4096,
+            show_default=True,
+            help="Calls of one user that may be under way, requests that wait for hello among them.",
+        ),
+        click.option(
+            "--calls-per-address",
+            type=click.IntRange(min=1),
+            default=8192,
+            show_default=True,
+            help="The same from one address (of IPv6: one /64).",
+        ),
         click.option(
             "--insecure", is_flag=True, help="Allow --auth none and --ssl=False beyond this machine."
         ),

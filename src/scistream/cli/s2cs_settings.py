@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
+from scistream.cli.auth_options import find_authenticators
 from scistream.cli.data_server_options import CONTAINER_NAMES, NATIVE_NAMES
 from scistream.cli.s2cs_addresses import find_addresses
-from scistream.config import ControlServerConfig, PortRange, StopMode, is_loopback
+from scistream.config import (
+    AuditSettings,
+    ControlServerConfig,
+    OnFailure,
+    PortRange,
+    StopMode,
+    is_loopback,
+)
+from scistream.core.endpoint import Endpoint
 from scistream.core.session import Encryption
 from scistream.core.table import Limits
 from scistream.errors import ConfigurationError
@@ -42,10 +51,16 @@ class Settings:
     data_server: str
     native_settings: Mapping[str, object]
     container_settings: Mapping[str, object]
-    auth: str | None
-    auth_file: Path | None
-    client_id: str | None
-    client_secret: str | None
+    auth: Sequence[str]
+    auth_settings: Mapping[str, Mapping[str, str]] = field(repr=False)  # with secrets
+    listen_mtls: str | None
+    policy: Path | None
+    audit: Path | None
+    audit_max_mb: float
+    audit_keep: int
+    audit_failure: str
+    calls_per_user: int
+    calls_per_address: int
     insecure: bool
     encryption: str
     capacity_mbps: float
@@ -70,10 +85,11 @@ class Settings:
         ConfigurationError
             Something is missing or cannot be used; the message names all that is.
         """
-        _refuse_globus(self.client_id, self.client_secret)
         if self.no_state and self.state_dir is not None:
             raise click.UsageError("--state-dir and --no-state exclude each other")
-        problems = [*self._auth_problems(), *self._tls_problems()]
+        problems: list[str] = []
+        authenticators = find_authenticators(self.auth, self.auth_settings, problems)
+        problems += self._tls_problems()
         addresses = find_addresses(
             listen=self.listen,
             port=self.port,
@@ -112,8 +128,12 @@ class Settings:
             else None,
             data_server=data_server,
             data_server_settings={**self.native_settings, **self.container_settings},
-            authenticator=self.auth or "",
-            authenticator_settings=self._auth_settings(),
+            authenticators=authenticators,
+            listen_mtls=None if self.listen_mtls is None else Endpoint.parse(self.listen_mtls),
+            policy=self.policy,
+            audit=self._audit_settings(),
+            calls_per_user=self.calls_per_user,
+            calls_per_address=self.calls_per_address,
             encryption=Encryption(self.encryption),
             capacity_mbps=self.capacity_mbps,
             pace=self.pace,
@@ -131,24 +151,15 @@ class Settings:
             drain_timeout_s=self.drain_timeout_s,
         )
 
-    def _auth_settings(self) -> dict[str, str]:
-        return {"file": str(self.auth_file)} if self.auth_file else {}
-
-    def _auth_problems(self) -> list[str]:
-        from scistream.auth.registry import load_authenticator
-
-        if self.auth is None:
-            return [
-                "who may use this gateway is not said (--auth); make a token with 's2cs token NAME "
-                "--auth-file tokens.toml --out NAME.token' and start with '--auth shared-key --auth-file "
-                "tokens.toml' "
-                "(or '--auth none --listen 127.0.0.1:5000', for tests on this machine)"
-            ]
-        try:
-            load_authenticator(self.auth, self._auth_settings())
-        except ConfigurationError as error:
-            return [f"--auth {self.auth}: {error}"]
-        return []
+    def _audit_settings(self) -> AuditSettings | None:
+        if self.audit is None:
+            return None
+        return AuditSettings(
+            path=self.audit,
+            max_bytes=int(self.audit_max_mb * 1_000_000),
+            keep=self.audit_keep,
+            on_failure=OnFailure(self.audit_failure),
+        )
 
     def _tls_problems(self) -> list[str]:
         files = (("--certificate", self.certificate), ("--private-key", self.private_key))
@@ -215,12 +226,3 @@ def default_state_dir(port: int) -> Path | None:
                 "this user has no home where sessions could be kept; give --state-dir DIR, or --no-state"
             ) from error
     return directory / "scistream" / f"s2cs-{port}"
-
-
-def _refuse_globus(client_id: str | None, client_secret: str | None) -> None:
-    if client_id is not None or client_secret is not None:
-        raise ConfigurationError(
-            "login by Globus (--client-id, --client-secret) is not available in this version; leave these "
-            "out and use tokens of this gateway: 's2cs token NAME --auth-file tokens.toml --out "
-            "NAME.token', then '--auth shared-key --auth-file tokens.toml'"
-        )

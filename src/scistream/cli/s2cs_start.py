@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from scistream.cli.auth_options import with_auth_settings
 from scistream.cli.data_server_options import with_settings
 from scistream.cli.output import emit, error_events
 from scistream.cli.running import StoppedBySignal, StopSignals, unless_stopped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @start_options
 @with_settings
+@with_auth_settings
 def start(*, as_json: bool, **values: Any) -> None:
     """Start the control server, and run until SIGINT or SIGTERM.
 
@@ -38,6 +40,9 @@ def start(*, as_json: bool, **values: Any) -> None:
     \b
     A gateway with the address 192.0.2.7 outside and 10.0.1.1 inside, where its applications are:
       s2cs start --auth shared-key --auth-file tokens.toml --bind 192.0.2.7 --bind-lan 10.0.1.1
+
+    With --policy or --audit, SIGHUP reads the policy and opens the audit again; without both it ends the
+    process, as any other program.
 
     \b
     As SciStream's documents write it (who may use it has to be said too):
@@ -80,6 +85,8 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
     with StopSignals() as signals:
         server = ControlServer(config)
         await unless_stopped(server.start(), signals)
+        if config.policy is not None or config.audit is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         _tune_garbage_collection()
         mode = StopMode.RELEASE
         try:
@@ -91,7 +98,8 @@ async def _serve(config: ControlServerConfig, *, as_json: bool) -> NoReturn:
                     advertise_lan=config.lan_host,
                     data_server=config.data_server,
                     encryption=config.encryption.value,
-                    auth=config.authenticator,
+                    auth=list(config.authenticators),
+                    mtls_address=None if server.mtls_address is None else str(server.mtls_address),
                     tls=config.tls,
                     state_dir=None if config.state_dir is None else str(config.state_dir),
                     recovered=server.recovered,

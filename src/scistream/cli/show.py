@@ -84,22 +84,27 @@ def _show_side(one: Mapping[str, Any]) -> None:
         click.echo(f"       {line}")
 
 
-def show_list(sessions: Sequence[Mapping[str, Any]], *, ended_too: bool, as_json: bool) -> None:
-    """Print one line for each session; those that have ended on all sides only if `ended_too`."""
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+def show_list(
+    sessions: Sequence[Mapping[str, Any]], *, ended_too: bool, by_principal: bool = False, as_json: bool
+) -> None:
+    """Print one line for each session; those that have ended on all sides only if `ended_too`.
+
+    One user's sides are one session; with `by_principal`, which shows whose they are, those of each one.
+    """
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in sessions:
-        grouped.setdefault(one["uid"], []).append(one)
+        grouped.setdefault((one["uid"], one["principal"] if by_principal else ""), []).append(one)
     wanted = {
-        uid: sides
-        for uid, sides in grouped.items()
+        name: sides
+        for name, sides in grouped.items()
         if ended_too or not all(State(side["state"]).ended for side in sides)
     }
     if as_json:
-        print_json(sessions=[{"uid": uid, "sides": sides} for uid, sides in wanted.items()])
+        print_json(sessions=[{"uid": uid, "sides": sides} for (uid, _), sides in wanted.items()])
         return
     if not wanted:
         click.echo("no sessions")
-    for uid, sides in wanted.items():
+    for (uid, principal), sides in wanted.items():
         states = "  ".join(f"{side['role']} {side['state']} at {side['server']}" for side in sides)
         newest = max(sides, key=lambda side: float(side["seconds"]))
         carried = max(_sum(side, "bytes_to_target") + _sum(side, "bytes_from_target") for side in sides)
@@ -107,8 +112,9 @@ def show_list(sessions: Sequence[Mapping[str, Any]], *, ended_too: bool, as_json
             max(_sum(side, counter) for side in sides)
             for counter in ("connections_total", "connections_failed")
         )
+        of = f"of {principal}  " if principal else ""
         click.echo(
-            f"{uid}  {states}  {count(newest['num_conn'], 'channel')}  {count(total, 'connection')}, "
+            f"{uid}  {of}{states}  {count(newest['num_conn'], 'channel')}  {count(total, 'connection')}, "
             f"{failed} failed  {human_bytes(carried)}  {human_seconds(newest['seconds'])}"
         )
 
@@ -141,6 +147,10 @@ def _notes(session: Mapping[str, Any]) -> list[str]:
         notes.append("reverse: the producer's gateway dials the consumer's")
     if session["lifetime_left_s"] is not None:
         notes.append(f"ends in {human_seconds(session['lifetime_left_s'])} unless it is renewed")
+    if session.get("term_left_s") is not None:
+        notes.append(
+            f"ends in {human_seconds(session['term_left_s'])} by the gateway's policy, renewed or not"
+        )
     if session["idle_timeout_s"]:
         notes.append(f"ends after {session['idle_timeout_s']:g} s without traffic")
     if session["restarts"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scistream.core.endpoint import Endpoint
@@ -19,16 +20,20 @@ class Access:
         Where the control server serves.
     server_certificate_pem : bytes or None
         Its certificate (or its authority's); None trusts what this machine trusts. None without `tls`.
-    token : str or None
-        The user's, for this facility.
+    token : str or callable or None
+        The user's, for this facility; or what returns it, asked before each call, in a thread, so that it may
+        refresh it.
     tls : bool
         Whether the control server serves TLS. Without it, whoever is on the way reads the token.
+    client_certificate : (bytes, bytes) or None
+        The user's certificate and its key (PEM), for a control server that knows its users by those.
     """
 
     endpoint: Endpoint
     server_certificate_pem: bytes | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
     tls: bool = True
+    client_certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
 
 def check_timeout(timeout_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -24,7 +24,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Access`.
 
     Examples
@@ -73,9 +73,13 @@ class ControlClient:
         queue: bool = False,
         idle_timeout_s: float | None = None,
         lifetime_s: float | None = None,
+        on_credential: Callable[[str], None] | None = None,
         timeout_s: float = 200,
     ) -> Grant:
-        """Open one side of a session; the answer comes when the application has said hello."""
+        """Open one side of a session; the answer comes when the application has said hello.
+
+        `on_credential` is called in the background loop.
+        """
         return run(
             self.asynchronous.request(
                 uid,
@@ -86,6 +90,7 @@ class ControlClient:
                 queue=queue,
                 idle_timeout_s=idle_timeout_s,
                 lifetime_s=lifetime_s,
+                on_credential=on_credential,
                 timeout_s=timeout_s,
             )
         )
@@ -125,9 +130,12 @@ class ControlClient:
             )
         )
 
-    def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
-        """End this side of the session; return when everything is free. Fine if there is none."""
-        run(self.asynchronous.release(uid, timeout_s=timeout_s))
+    def release(self, uid: str, *, principal: str = "", timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """End this side of the session; return when everything is free. Fine if there is none.
+
+        `principal` names whose it is, if it is not the caller's: that is for administrators.
+        """
+        run(self.asynchronous.release(uid, principal=principal, timeout_s=timeout_s))
 
     def renew(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
         """Start the session's idle timeout and lifetime anew."""
@@ -136,6 +144,12 @@ class ControlClient:
     def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
         """Return what the server shows of the session `uid`, or of all of the caller's."""
         return run(self.asynchronous.status(uid, timeout_s=timeout_s))
+
+    def everybodys_status(
+        self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S
+    ) -> tuple[tuple[SessionStatus, ...], tuple[str, ...]]:
+        """Return all users' sessions, and what is to be known of the gateway; for administrators."""
+        return run(self.asynchronous.everybodys_status(uid, timeout_s=timeout_s))
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scistream.control.authorisation import Authorisation
 from scistream.control.listeners import BindAddress
 from scistream.control.state_dir import StateDirectory
 from scistream.core.endpoint import Endpoint
@@ -46,6 +47,8 @@ class Gateway:
         Whether data servers hold sessions to the rates that they have reserved.
     advertised_ports : mapping of int to int
         Port that is bound → the same as others reach it, where that is another one.
+    authorisation : Authorisation
+        What data servers may connect to.
     state : StateDirectory or None
         Where private keys are kept for the next control server; None: nowhere.
     """
@@ -57,6 +60,7 @@ class Gateway:
     encrypts: bool
     paces: bool = False
     advertised_ports: Mapping[int, int] = field(default_factory=dict)
+    authorisation: Authorisation = field(default_factory=Authorisation)
     state: StateDirectory | None = None
 
     def listens_on(self, role: Role) -> Network:

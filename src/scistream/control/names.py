@@ -36,11 +36,24 @@ def _is_address(host: str) -> bool:
     return True
 
 
-async def _look_up(name: str, uid: str, timeout_s: float) -> None:
+async def addresses_of(host: str, uid: str, timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
+    """Return the addresses of `host`, in the order in which they are to be tried; of an address, itself.
+
+    Raises
+    ------
+    InvalidArgument
+        It has none here.
+    PeerError
+        No name server answers; another time one may.
+    """
+    return (host,) if _is_address(host) else await _look_up(host, uid, timeout_s)
+
+
+async def _look_up(name: str, uid: str, timeout_s: float) -> tuple[str, ...]:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         # a time limit of the operating system's, and ours, are both an OSError
         if isinstance(error, TimeoutError) or (
@@ -54,3 +67,4 @@ async def _look_up(name: str, uid: str, timeout_s: float) -> None:
         raise InvalidArgument(
             f"session {uid}: this gateway does not know the host {name} ({reason}); nothing was changed"
         ) from error
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))

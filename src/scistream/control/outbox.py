@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from scistream.control.bookkeeping import Bookkeeping
 from scistream.control.failures import failed
-from scistream.core.commands import BindListeners, Command, Refuse, Reply
+from scistream.core.commands import Accepted, BindListeners, Command, Refuse, Reply
 from scistream.core.events import Event, ReservationFailed, SessionKey
 from scistream.core.table import SessionTable
 from scistream.errors import ResourceExhausted
@@ -84,6 +84,8 @@ class Outbox:
                 self._carry_out(Refuse(key=command.key, call=command.call, error=error))
             elif error is not None and isinstance(command, BindListeners):
                 self._report(failed(command, str(error)))
+            elif error is not None and isinstance(command, Accepted):
+                continue  # who asked learns it by the answer
             else:
                 self._carry_out(command)
         for key in granted & refused.keys():

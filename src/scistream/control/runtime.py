@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from scistream.config import StopMode
 from scistream.control.bookkeeping import Bookkeeping
@@ -23,6 +23,7 @@ from scistream.control.shell import SessionShell
 from scistream.control.status import session_status
 from scistream.control.timers import Timers
 from scistream.core.commands import (
+    Accepted,
     AdoptDataServer,
     BindListeners,
     CancelTimer,
@@ -45,6 +46,7 @@ from scistream.core.events import (
     SessionKey,
     Update,
 )
+from scistream.core.policy import Usage, usage_of
 from scistream.core.session import Session, State
 from scistream.core.status import SessionStatus
 from scistream.core.table import SessionTable
@@ -64,9 +66,17 @@ class Runtime:
         What the sessions share.
     journal : Journal or None
         Where sessions are kept for the next control server.
+    ended : callable, optional
+        Told of each session that has ended, and is not to be changed.
     """
 
-    def __init__(self, table: SessionTable, gateway: Gateway, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        table: SessionTable,
+        gateway: Gateway,
+        journal: Journal | None = None,
+        ended: Callable[[Session], None] | None = None,
+    ) -> None:
         self._table = table
         self._gateway = gateway
         self._calls = Calls()
@@ -74,6 +84,7 @@ class Runtime:
         self._books = Bookkeeping(table, journal, self._shells.get)
         self._outbox = Outbox(table, self._books, self._carry_out, self._report)
         self._timers = Timers(self._books, self._report)
+        self._ended = ended or _ignore
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
@@ -88,8 +99,13 @@ class Runtime:
         """Return a number for one call."""
         return self._calls.next()
 
-    async def call(self, event: CallEvent) -> Reply:
+    async def call(self, event: CallEvent, *, accepted: Callable[[], None] | None = None) -> Reply:
         """Let `event` happen and return its answer, when there is one. Cancelling it says that nobody waits.
+
+        Parameters
+        ----------
+        accepted : callable, optional
+            Called when a REQ with a credential is taken, and the journal has it; the answer comes later.
 
         Raises
         ------
@@ -102,7 +118,7 @@ class Runtime:
             raise PeerError(f"session {event.key.uid}: this control server is shutting down")
         if isinstance(event, Request):
             self._books.check_writable(event.key)
-        with self._calls.waiting(event.call) as answer:
+        with self._calls.waiting(event.call, accepted) as answer:
             try:
                 self._handle(event)
                 return await answer
@@ -110,18 +126,24 @@ class Runtime:
                 self._handle(CallAbandoned(key=event.key, call=event.call))
                 raise
 
-    async def status(self, owner: str, uid: str = "") -> tuple[SessionStatus, ...]:
+    async def status(self, owner: str | None, uid: str = "") -> tuple[SessionStatus, ...]:
         """Return what there is to see of the session `uid` of `owner`, or of all of that owner's.
+
+        Without an owner: of everybody's, for administrators.
 
         Raises
         ------
         SessionNotFound
             `uid` is given, and the owner has no such session.
         """
-        if uid:
+        if uid and owner is not None:
             sessions = [self._table.get(SessionKey(owner, uid))]
         else:
-            sessions = [session for session in self._table if session.key.owner == owner]
+            sessions = [
+                session
+                for session in self._table
+                if owner in {None, session.key.owner} and uid in {"", session.key.uid}
+            ]
         return tuple(await asyncio.gather(*map(self._status, sessions)))
 
     async def _status(self, session: Session) -> SessionStatus:
@@ -130,15 +152,35 @@ class Runtime:
             history.channels = await shell.statistics()
         return session_status(session, history, self._gateway)
 
-    def check_known(self, key: SessionKey) -> None:
-        """Refuse to do anything for a session that is not here.
+    def find(self, key: SessionKey) -> Session | None:
+        """Return the session `key`, to be looked at only; None: its owner has none of that uid."""
+        return self._table.find(key)
+
+    def with_credential(self, credential_hash: str) -> Session | None:
+        """Return the session whose application holds the credential, to be looked at only."""
+        return self._table.with_credential(credential_hash)
+
+    def usage(self, key: SessionKey) -> Usage:
+        """Return what the owner of `key` has besides it."""
+        return usage_of(
+            session.num_conn
+            for session in self._table
+            if session.key.owner == key.owner and session.key != key and not session.state.ended
+        )
+
+    def held_ports(self) -> Iterable[int]:
+        """Return the ports that are bound here for sessions."""
+        return (port for session in self._table for port in session.ports)
+
+    def get(self, key: SessionKey) -> Session:
+        """Return the session `key`, to be looked at only.
 
         Raises
         ------
         SessionNotFound
             Its owner has no such session.
         """
-        self._table.get(key)
+        return self._table.get(key)
 
     # --- the beginning ---------------------------------------------------------------------------------
 
@@ -277,6 +319,8 @@ class Runtime:
         match command:
             case Reply() | Refuse():
                 self._calls.answer(command)
+            case Accepted():
+                self._calls.accept(command)
             case BindListeners() | RecoverListeners() | StartDataServer():
                 self._shell(key).carry_out(command)
             case LookForTraffic():
@@ -310,5 +354,11 @@ class Runtime:
             self._idle.set()
 
     def _log(self, session: Session) -> None:
+        if session.freed:
+            self._ended(session)
         because = f" ({session.reason})" if session.reason else ""
         logger.info("session %s of %s: %s%s", session.key.uid, session.key.owner, session.state, because)
+
+
+def _ignore(_: Session) -> None:
+    pass

@@ -11,15 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 from types import TracebackType
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from scistream.auth.registry import load_authenticator
+from scistream.auth.chain import Chain, load_chain
 from scistream.auth.secret_files import read_secret_file
 from scistream.config import ControlServerConfig, StopMode, is_loopback
+from scistream.control.audit import Audit, Entry
+from scistream.control.authorisation import Authorisation
+from scistream.control.callers import Callers
 from scistream.control.gateway import Gateway, Network
 from scistream.control.journal import MOVE_AWAY, Journal
 from scistream.control.left_running import check_known
@@ -29,7 +33,7 @@ from scistream.control.service import ControlService
 from scistream.control.state_dir import StateDirectory
 from scistream.core.endpoint import Endpoint
 from scistream.core.reservation import Capacity
-from scistream.core.session import Encryption
+from scistream.core.session import Encryption, Session
 from scistream.core.table import SessionTable
 from scistream.dataserver.base import DataServerBackend, Persistence
 from scistream.dataserver.registry import create_backend
@@ -43,6 +47,9 @@ _OPTIONS = [
     # waiting REQs are cheap here; with gRPC's own limits a burst above 2,000 is answered CANCELLED
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    # a token has 8 KiB at most, and little else comes
+    ("grpc.max_metadata_size", 1 << 14),
+    ("grpc.absolute_max_metadata_size", 1 << 15),
     # the largest message is an update with a certificate and 1,024 addresses
     ("grpc.max_receive_message_length", 1 << 19),
 ]
@@ -68,17 +75,24 @@ class ControlServer:
         self._backend: DataServerBackend | None = None
         self._server: grpc.aio.Server | None = None
         self._runtime: Runtime | None = None
-        self._state = contextlib.ExitStack()
-        self._address: Endpoint | None = None
+        self._authorisation: Authorisation | None = None
+        self._audit: Audit | None = None
+        self._state = contextlib.AsyncExitStack()
+        self._addresses: list[Endpoint] = []
         self.recovered = 0
         """How many sessions of an earlier control server live on here."""
 
     @property
     def address(self) -> Endpoint:
         """Where it serves, with the real port."""
-        if self._address is None:
+        if not self._addresses:
             raise ConfigurationError("the control server has not been started")
-        return self._address
+        return self._addresses[0]
+
+    @property
+    def mtls_address(self) -> Endpoint | None:
+        """Where it serves callers with client certificates, if that is a port of its own."""
+        return self._addresses[1] if len(self._addresses) > 1 else None
 
     async def start(self) -> None:
         """Start serving.
@@ -86,8 +100,8 @@ class ControlServer:
         Raises
         ------
         ConfigurationError
-            TLS files, authenticator, data server, addresses or state directory cannot be used; or streams
-            run that the journal does not know.
+            TLS files, authenticator, policy, audit, data server, addresses or state directory cannot be used;
+            or streams run that the journal does not know.
         ResourceExhausted
             Somebody else has the port, or another control server the state directory, which may be full.
         DataServerError
@@ -96,23 +110,31 @@ class ControlServer:
         try:
             await self._start()
         except BaseException:
-            self._state.close()
+            await self._state.aclose()
             raise
 
     async def _start(self) -> None:
         config = self._config
-        authenticator = load_authenticator(config.authenticator, config.authenticator_settings)
+        authenticator = load_chain(config.authenticators)
+        self._state.push_async_callback(authenticator.close)
         if not authenticator.proves_identity:
             logger.warning("authentication is off: whoever reaches %s may use this gateway", config.listen)
+        ports = _control_ports(config, authenticator)
+        authorisation = Authorisation(
+            config.policy, advertised=(config.listen.host, config.advertise_host, config.lan_host)
+        )
+        if authorisation.caps_rates and not config.pace:
+            logger.warning("the policy limits rates, and without --pace nothing holds sessions to them")
+        audit = Audit(config.audit)
+        self._state.callback(audit.close)
         if config.encryption is not Encryption.REQUIRED:
             logger.warning("encryption is %s: sessions may cross the network in the clear", config.encryption)
         if not config.tls:
             logger.warning("the control port is not encrypted: tokens can be read on the way to it")
-        credentials = _tls_credentials(config) if config.tls else None
         backend = self._given_backend or create_backend(config.data_server, config.data_server_settings)
         _check_abilities(config, backend)
         state, journal, persistence = self._open_state()
-        gateway = self._gateway(backend, state)
+        gateway = self._gateway(backend, state, authorisation)
         table = SessionTable(
             config.ports.pool(),
             encryption=config.encryption,
@@ -120,20 +142,39 @@ class ControlServer:
             capacity=Capacity(config.capacity_mbps),
             reverses=backend.reverses,
         )
-        runtime = Runtime(table, gateway, journal)
+        runtime = Runtime(table, gateway, journal, ended=lambda session: _note_end(audit, session))
+        callers = Callers(
+            authenticator,
+            runtime.with_credential,
+            calls_per_user=config.calls_per_user,
+            calls_per_address=config.calls_per_address,
+        )
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((ControlService(runtime, authenticator).handler(),))
-        try:
-            if credentials is None:
-                port = server.add_insecure_port(str(config.listen))
-            else:
-                port = server.add_secure_port(str(config.listen), credentials)
-        except RuntimeError as error:
-            await server.stop(None)
-            raise ResourceExhausted(
-                f"{config.listen} cannot be listened on: another program (another s2cs?) has the port; "
-                "choose another with --listen HOST:PORT"
-            ) from error
+        service = ControlService(runtime, callers, authorisation, audit)
+        server.add_generic_rpc_handlers((service.handler(),))
+        addresses = []
+        for option, endpoint, credentials in ports:
+            try:
+                if credentials is None:
+                    port = server.add_insecure_port(str(endpoint))
+                else:
+                    port = server.add_secure_port(str(endpoint), credentials)
+            except RuntimeError as error:
+                await server.stop(None)
+                raise ResourceExhausted(
+                    f"{endpoint} cannot be listened on: another program (another s2cs?) has the port; "
+                    f"choose another with {option} HOST:PORT"
+                ) from error
+            addresses.append(Endpoint(endpoint.host, port))
+        own_ports = [address.port for address in addresses]
+
+        def all_own_ports() -> Iterator[int]:
+            yield from own_ports
+            for port in runtime.held_ports():
+                yield port
+                yield gateway.advertised_ports.get(port, port)
+
+        authorisation.own_ports = all_own_ports
         try:
             await backend.open(persistence)
             if state is not None and journal is not None:
@@ -146,11 +187,12 @@ class ControlServer:
             await (backend.close() if journal is None else backend.detach())
             raise
         self._server, self._runtime, self._backend = server, runtime, backend
-        self._address = Endpoint(config.listen.host, port)
+        self._authorisation, self._audit = authorisation, audit
+        self._addresses = addresses
         logger.info(
             "serving on %s; listeners for gateways on %s, advertised as %s, for applications on %s, "
             "advertised as %s; data server %s, encryption %s",
-            self._address,
+            ", ".join(map(str, addresses)),
             config.bind_host,
             config.advertise_host,
             config.bind_lan_host,
@@ -169,7 +211,9 @@ class ControlServer:
         self._state.callback(journal.close)
         return state, journal, Persistence(directory=state.data, orphan_limit_s=config.orphan_limit_s)
 
-    def _gateway(self, backend: DataServerBackend, state: StateDirectory | None) -> Gateway:
+    def _gateway(
+        self, backend: DataServerBackend, state: StateDirectory | None, authorisation: Authorisation
+    ) -> Gateway:
         config = self._config
         ports, advertised = config.ports, config.advertised_ports
         multipath = backend.multipath_listeners and not config.pace  # the kernel cannot pace MPTCP
@@ -193,8 +237,18 @@ class ControlServer:
                     )
                 )
             ),
+            authorisation=authorisation,
             state=state,
         )
+
+    def reload(self) -> None:
+        """Read the policy again and write the audit to the file that has its name now.
+
+        A policy that cannot be used is said in the log, and the one before goes on.
+        """
+        if self._authorisation is not None and self._audit is not None:
+            self._audit.reopen()
+            self._authorisation.reload()
 
     async def _recover(
         self, runtime: Runtime, backend: DataServerBackend, state: StateDirectory, journal: Journal
@@ -243,7 +297,7 @@ class ControlServer:
         except TimeoutError:
             logger.warning("the data server backend has not closed within %g s", _CLOSE_TIMEOUT_S)
         self._server = None
-        self._state.close()
+        await self._state.aclose()
         logger.info("stopped")
 
     async def __aenter__(self) -> ControlServer:
@@ -261,6 +315,22 @@ class ControlServer:
         await self.stop()
 
 
+def _note_end(audit: Audit, session: Session) -> None:
+    """Write down how a session has ended; that cannot be refused, only missed."""
+    try:
+        audit.write(
+            Entry(
+                what="end",
+                allowed=True,
+                why=f"{session.state}: {session.reason}",
+                session=session.key.uid,
+                owner=session.key.owner,
+            )
+        )
+    except ResourceExhausted:
+        logger.warning("session %s: its end could not be written to the audit", session.key.uid)
+
+
 def check_exposure(config: ControlServerConfig, *, insecure: bool) -> None:
     """Refuse to serve strangers: without authentication, only loopback is served unless `insecure`.
 
@@ -269,16 +339,51 @@ def check_exposure(config: ControlServerConfig, *, insecure: bool) -> None:
     ConfigurationError
         The configuration would.
     """
-    authenticator = load_authenticator(config.authenticator, config.authenticator_settings)
+    authenticator = load_chain(config.authenticators)
     if authenticator.proves_identity or insecure or is_loopback(config.listen.host):
         return
     raise ConfigurationError(
-        f"--auth {config.authenticator} on {config.listen.host} would let anybody who reaches it use this "
-        "gateway; use --auth shared-key, listen on 127.0.0.1, or insist with --insecure"
+        f"--auth {', '.join(config.authenticators)} on {config.listen.host} would let anybody who reaches it "
+        "use this gateway; use --auth shared-key, listen on 127.0.0.1, or insist with --insecure"
     )
 
 
-def _tls_credentials(config: ControlServerConfig) -> grpc.ServerCredentials:
+def _control_ports(
+    config: ControlServerConfig, authenticator: Chain
+) -> list[tuple[str, Endpoint, grpc.ServerCredentials | None]]:
+    """Return the ports to serve on: the option that sets it, where, and its TLS (None: without).
+
+    gRPC cannot ask for a client certificate and do without: who has one gets a port of its own where others
+    come with tokens.
+
+    Raises
+    ------
+    ConfigurationError
+        The TLS files cannot be used; or certificates are wanted where they cannot be asked for.
+    """
+    authorities = authenticator.client_authorities
+    if config.listen_mtls is not None and (authorities is None or not authenticator.takes_tokens):
+        raise ConfigurationError(
+            f"--listen-mtls {config.listen_mtls} is for --auth mtls beside others; leave it out"
+        )
+    if not config.tls:
+        if authorities is not None:
+            raise ConfigurationError("--auth mtls needs TLS on the port for calls; leave --ssl=False out")
+        return [("--listen", config.listen, None)]
+    if authorities is None or not authenticator.takes_tokens:
+        return [("--listen", config.listen, _tls_credentials(config, authorities))]
+    if config.listen_mtls is None:
+        raise ConfigurationError(
+            "--auth mtls beside others needs a port of its own, for a TLS handshake with a client "
+            "certificate; give --listen-mtls HOST:PORT"
+        )
+    return [
+        ("--listen", config.listen, _tls_credentials(config, None)),
+        ("--listen-mtls", config.listen_mtls, _tls_credentials(config, authorities)),
+    ]
+
+
+def _tls_credentials(config: ControlServerConfig, client_authorities: bytes | None) -> grpc.ServerCredentials:
     try:
         certificate_pem = config.certificate.read_bytes()
     except OSError as error:
@@ -297,7 +402,11 @@ def _tls_credentials(config: ControlServerConfig) -> grpc.ServerCredentials:
         raise ConfigurationError(
             f"{config.private_key} is not the key of {config.certificate}; make both with: s2cs cert"
         )
-    return grpc.ssl_server_credentials([(key_pem, certificate_pem)])
+    return grpc.ssl_server_credentials(
+        [(key_pem, certificate_pem)],
+        root_certificates=client_authorities,
+        require_client_auth=client_authorities is not None,
+    )
 
 
 def _check_abilities(config: ControlServerConfig, backend: DataServerBackend) -> None:

@@ -24,6 +24,7 @@ from scistream.core.commands import (
     RetargetDataServer,
     StartDataServer,
 )
+from scistream.core.endpoint import Endpoint
 from scistream.core.events import (
     DataServerDied,
     DataServerReady,
@@ -70,6 +71,7 @@ class SessionShell:
         self._role = session.role
         self._num_conn = session.num_conn
         self._reverse = session.reverse
+        self._owner = session.owner
         self._rate_mbps = session.rate_mbps if gateway.paces else 0.0
         self._was_ready = session.ready_generation > 0
         self._recovered_ports = session.ports
@@ -217,24 +219,25 @@ class SessionShell:
     # --- data server -----------------------------------------------------------------------------------
 
     async def _start(self, command: StartDataServer) -> None:
+        targets, reverse = await self._connectable(command)
         await self._forwarding.start(
             DataServerSpec(
                 uid=self._key.uid,
                 listeners=tuple(self._sockets),
-                targets=command.targets,
+                targets=targets,
                 tls=self._credentials(command),
                 wan_leg=self._key_pair.wan_leg,
                 rate_mbps=self._rate_mbps,
-                reverse=self._how_reverse(command),
+                reverse=reverse,
             )
         )
         self._ready(command)
 
     async def _retarget(self, command: RetargetDataServer) -> None:
+        targets, reverse = await self._connectable(command)
         try:
-            reverse = self._how_reverse(command)
             await self._forwarding.retarget(
-                command.targets, self._credentials(command), dials=reverse.dials if reverse else ()
+                targets, self._credentials(command), dials=reverse.dials if reverse else ()
             )
         except DataServerError:
             if await self._forwarding.has_died():
@@ -271,12 +274,16 @@ class SessionShell:
     def _credentials(self, command: StartDataServer) -> TlsCredentials | None:
         return self._key_pair.credentials(command.peer_certificate_pem, command.peer_data_server)
 
-    def _how_reverse(self, command: StartDataServer) -> Reverse | None:
+    async def _connectable(self, command: StartDataServer) -> tuple[tuple[Endpoint, ...], Reverse | None]:
+        """Return where the data server connects to, and how it is reverse, as the policy allows it."""
+        if self._reverse and self._role is Role.CONSUMER:  # nothing is connected to
+            return command.targets, Reverse(waits_at=tuple(self._reverse_sockets))
+        connectable, uid = self._gateway.authorisation.connectable, self._key.uid
+        targets = await connectable(uid, self._owner, self._role, command.targets)
         if not self._reverse:
-            return None
-        if self._role is Role.CONSUMER:
-            return Reverse(waits_at=tuple(self._reverse_sockets))
-        return Reverse(dials=command.reverse_listeners)
+            return targets, None
+        dials = await connectable(uid, self._owner, self._role, command.reverse_listeners, dials=True)
+        return targets, Reverse(dials=dials)
 
     def _ready(self, command: StartDataServer) -> None:
         self._report(

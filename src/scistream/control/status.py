@@ -12,6 +12,7 @@ from scistream.core.status import SessionStatus
 def session_status(session: Session, history: History, gateway: Gateway) -> SessionStatus:
     """Return the status of `session`, as it is now."""
     now_s = boot_clock_s()
+    term_end_s = history.deadlines_s.get(Timer.TERM)
     lifetime_end_s = history.deadlines_s.get(Timer.LIFETIME)
     return SessionStatus(
         uid=session.key.uid,
@@ -32,6 +33,7 @@ def session_status(session: Session, history: History, gateway: Gateway) -> Sess
         idle_timeout_s=session.idle_timeout_s,
         lifetime_s=session.lifetime_s,
         lifetime_left_s=None if lifetime_end_s is None else max(0.0, lifetime_end_s - now_s),
+        term_left_s=None if term_end_s is None else max(0.0, term_end_s - now_s),
         reverse=session.reverse,
         paced=gateway.paces and session.rate_mbps > 0,
     )

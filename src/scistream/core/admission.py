@@ -16,12 +16,15 @@ from scistream.core.events import (
     SessionKey,
     Timer,
 )
-from scistream.core.leases import lease_s, lifetime_timer
+from scistream.core.leases import lease_s, lifetime_timer, term_timer
 from scistream.core.limits import Limits
 from scistream.core.replies import reply
 from scistream.core.reservation import Capacity, Pool
 from scistream.core.session import Session, State
 from scistream.errors import InvalidArgument, ResourceExhausted, SessionExists, WrongState
+
+#: So many credentials of a session's application are good at a time: one for each REQ of it, the newest.
+MAX_CREDENTIALS = 8
 
 
 class Admission:
@@ -74,6 +77,9 @@ class Admission:
             queue=event.queue,
             idle_timeout_s=lease_s(event.idle_timeout_s, self._limits.idle_timeout_s),
             lifetime_s=lease_s(event.lifetime_s, self._limits.lifetime_s),
+            term_s=event.term_s,
+            who=event.who,
+            credential_hashes=(event.credential_hash,) if event.credential_hash else (),
             requests=[event.call],
             hellos=hellos,
         )
@@ -96,7 +102,8 @@ class Admission:
     def request_again(self, session: Session, event: Request) -> list[Command]:
         """Take a REQ for a session that is here: the same one waits too, another one is refused.
 
-        The leases are those of the first one.
+        The leases and the policy's term are those of the first one. A credential that was made for it is good
+        beside those before.
         """
         if (event.role, event.num_conn, event.rate_mbps, event.reverse) != (
             session.role,
@@ -116,6 +123,8 @@ class Admission:
                 f"{'reverse ' if session.reverse else ''}{channels} at {session.rate_mbps:g} Mb/s; "
                 "use another uid, or release it first"
             )
+        if event.credential_hash:
+            session.credential_hashes = (*session.credential_hashes, event.credential_hash)[-MAX_CREDENTIALS:]
         if session.state in {State.QUEUED, State.REQUESTED, State.RESERVED}:
             session.requests.append(event.call)
             return []
@@ -186,6 +195,7 @@ class Admission:
         return [
             *leave_queue,
             *lifetime_timer(session),
+            *term_timer(session),
             BindListeners(key=session.key, ports=session.ports, wanted=session.num_ports),
         ]
 

@@ -117,6 +117,13 @@ class CancelTimer(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted(Command):
+    """Tell a call that its REQ is taken: its session is here, and so is the credential that came with it."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Command):
     """Answer a call with what is known of its session.
 

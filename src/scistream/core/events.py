@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from scistream.core.endpoint import Endpoint
+from scistream.core.principal import Who
 from scistream.errors import InvalidArgument
 
 # The uid reaches log lines, certificates and, with other data servers, file names: nothing of it needs
@@ -50,6 +51,8 @@ class Timer(StrEnum):
     """The request queues for capacity and ports."""
     LIFETIME = "lifetime"
     """The session may be used, until its lease ends."""
+    TERM = "term"
+    """The gateway's policy lets the session live so long, whether it is renewed or not."""
     IDLE = "idle"
     """It is time to look whether anything was carried."""
     STEADY = "steady"
@@ -118,6 +121,13 @@ class Request(CallEvent):
     idle_timeout_s, lifetime_s : float or None
         The session ends when nothing was carried for so long, and so long after the reservation. None: as
         the gateway has it; 0: never. The gateway's own limit, where it has one, is never exceeded.
+    who : Who or None
+        The owner, as an authenticator knows it; None where nobody has asked.
+    credential_hash : str
+        Of a credential that was made for the session's application; it finds the session
+        (`SessionTable.with_credential`). Empty: none was made.
+    term_s : float
+        The session ends so long after the reservation by the gateway's policy, renewed or not; 0: never.
 
     Raises
     ------
@@ -133,6 +143,9 @@ class Request(CallEvent):
     queue: bool = False
     idle_timeout_s: float | None = None
     lifetime_s: float | None = None
+    who: Who | None = None
+    credential_hash: str = ""
+    term_s: float = 0
 
     def __post_init__(self) -> None:
         if self.num_conn < 1:

@@ -36,6 +36,13 @@ def lifetime_timer(session: Session) -> list[Command]:
     return [SetTimer(key=session.key, timer=Timer.LIFETIME, seconds=session.lifetime_s)]
 
 
+def term_timer(session: Session) -> list[Command]:
+    """Return what ends `session` when the gateway's policy says so, if it does."""
+    if not session.term_s:
+        return []
+    return [SetTimer(key=session.key, timer=Timer.TERM, seconds=session.term_s)]
+
+
 def idle_timer(session: Session) -> list[Command]:
     """Return what leads to the next look for traffic, if the idle time of `session` is limited."""
     if not session.idle_timeout_s:
@@ -93,7 +100,11 @@ class Leases:
         WrongState
             Nothing waits for this timer.
         """
-        unset = {Timer.LIFETIME: not session.lifetime_s, Timer.IDLE: not session.idle_timeout_s}
+        unset = {
+            Timer.LIFETIME: not session.lifetime_s,
+            Timer.TERM: not session.term_s,
+            Timer.IDLE: not session.idle_timeout_s,
+        }
         if event.timer not in AWAITED[session.state] or unset.get(event.timer, False):
             raise WrongState(
                 f"TimerFired({event.timer}) cannot come while session {session.key.uid} is {session.state} "
@@ -117,5 +128,10 @@ class Leases:
             case Timer.QUEUE:
                 return (
                     f"capacity and ports were not free within {self._limits.queue_timeout_s:g} s of queueing"
+                )
+            case Timer.TERM:
+                return (
+                    f"this gateway's policy lets it live {session.term_s:g} s, renewed or not; ask for a new "
+                    "session"
                 )
         return f"its lifetime of {session.lifetime_s:g} s is over; renew it in time, or ask for a longer one"

@@ -14,6 +14,7 @@ from typing import Any
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role, SessionKey
+from scistream.core.principal import Who
 from scistream.core.session import ENDS, Session, State
 from scistream.errors import ConfigurationError, InvalidArgument
 
@@ -59,6 +60,32 @@ _BYTES = _Form(lambda value: value.decode("latin-1"), lambda value: _checked(str
 _STATE = _named(State)
 _ENDPOINTS = _listed(_Form(str, lambda value: Endpoint.parse(_checked(str)(value))))
 _PORTS = _listed(_COUNT)
+_TEXTS = _listed(_TEXT)
+
+
+def _write_who(who: Who | None) -> dict[str, Any] | None:
+    if who is None:
+        return None
+    return {
+        "name": who.name,
+        "authenticator": who.authenticator,
+        "identities": sorted(who.identities),
+        "groups": sorted(who.groups),
+    }
+
+
+def _read_who(value: Any) -> Who | None:
+    if value is None:
+        return None
+    if _checked(dict)(value).keys() != {"name", "authenticator", "identities", "groups"}:
+        raise InvalidArgument(f"{sorted(map(str, value))} are not the fields of a principal")
+    return Who(
+        name=_TEXT.read(value["name"]),
+        authenticator=_TEXT.read(value["authenticator"]),
+        identities=frozenset(_TEXTS.read(value["identities"])),
+        groups=frozenset(_TEXTS.read(value["groups"])),
+    )
+
 
 _FORMS: Mapping[str, _Form] = MappingProxyType(
     {
@@ -98,6 +125,9 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "notice": _TEXT,
         "idle_timeout_s": _NUMBER,
         "lifetime_s": _NUMBER,
+        "term_s": _NUMBER,
+        "who": _Form(_write_who, _read_who),
+        "credential_hashes": _TEXTS,
         "idle_looks": _COUNT,
         "traffic": _COUNT,
         "looking": _BOOL,

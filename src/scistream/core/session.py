@@ -43,6 +43,7 @@ from scistream.core.events import (
     TrafficSeen,
     Update,
 )
+from scistream.core.principal import Who
 
 
 class State(StrEnum):
@@ -181,11 +182,11 @@ TRANSITIONS = _transitions()
 AWAITED: Mapping[State, tuple[Timer, ...]] = MappingProxyType(
     {
         State.QUEUED: (Timer.QUEUE,),
-        State.REQUESTED: (Timer.LIFETIME,),
-        State.RESERVED: (Timer.HELLO, Timer.LIFETIME),
-        State.ANNOUNCED: (Timer.UPDATE, Timer.LIFETIME),
-        State.CONNECTING: (Timer.LIFETIME,),
-        State.CONNECTED: (Timer.LIFETIME, Timer.IDLE, Timer.STEADY),
+        State.REQUESTED: (Timer.LIFETIME, Timer.TERM),
+        State.RESERVED: (Timer.HELLO, Timer.LIFETIME, Timer.TERM),
+        State.ANNOUNCED: (Timer.UPDATE, Timer.LIFETIME, Timer.TERM),
+        State.CONNECTING: (Timer.LIFETIME, Timer.TERM),
+        State.CONNECTED: (Timer.LIFETIME, Timer.TERM, Timer.IDLE, Timer.STEADY),
     }
 )
 
@@ -236,6 +237,12 @@ class Session:
         Why it was restarted last.
     idle_timeout_s, lifetime_s : float
         The leases; 0: none.
+    term_s : float
+        How long the gateway's policy lets it live, renewed or not; 0: as long as its leases do.
+    who : Who or None
+        Its owner, as an authenticator knew it when the session was asked for; None: only the name is known.
+    credential_hashes : tuple of str
+        Of the credentials that were made for its application, the newest last.
     idle_looks, traffic : int
         How often nothing had been carried since the look before, and the figure seen last.
     looking : bool
@@ -274,6 +281,9 @@ class Session:
     notice: str = ""
     idle_timeout_s: float = 0
     lifetime_s: float = 0
+    term_s: float = 0
+    who: Who | None = None
+    credential_hashes: tuple[str, ...] = ()
     idle_looks: int = 0
     traffic: int = 0
     looking: bool = False
@@ -293,6 +303,11 @@ class Session:
             updates=list(self.updates),
             releases=list(self.releases),
         )
+
+    @property
+    def owner(self) -> Who:
+        """Its owner, as far as that is known."""
+        return self.who or Who(name=self.key.owner)
 
     @property
     def num_ports(self) -> int:

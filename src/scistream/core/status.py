@@ -58,6 +58,8 @@ class SessionStatus:
         Its leases; 0 where there is none.
     lifetime_left_s : float or None
         What is left of its lifetime; None where that does not end, or has not begun.
+    term_left_s : float or None
+        What is left of the time that the gateway's policy lets it live, renewed or not; None: without limit.
     reverse : bool
         Whether the producer's side dials the consumer's.
     paced : bool
@@ -82,6 +84,7 @@ class SessionStatus:
     idle_timeout_s: float = 0
     lifetime_s: float = 0
     lifetime_left_s: float | None = None
+    term_left_s: float | None = None
     reverse: bool = False
     paced: bool = False
 

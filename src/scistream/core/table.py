@@ -11,12 +11,12 @@ ports), `greeting` (HELLO), `connecting` (UpdateTargets, the data server), `leas
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from scistream.core import ending
 from scistream.core.admission import Admission
-from scistream.core.commands import Command, Reply
+from scistream.core.commands import Accepted, Command, Reply
 from scistream.core.connecting import Connecting
 from scistream.core.events import (
     Admitted,
@@ -84,12 +84,13 @@ class SessionTable:
         self._limits = limits or Limits()
         self._sessions: dict[SessionKey, Session] = {}
         self._ended: dict[SessionKey, None] = {}  # in the order of their ends
+        self._with_credential: dict[str, SessionKey] = {}
         self._admission = Admission(pool, capacity or Capacity(0), self._limits, reverses=reverses)
         self._greeting = Greeting(self._limits)
         connecting = Connecting(encryption, self._limits)
         leases = Leases(self._limits)
         self._handlers: dict[type[Event], Callable[[Session, Any], list[Command]]] = {
-            Request: self._admission.request_again,
+            Request: self._request_again,
             Admitted: self._admission.admitted,
             PortsTaken: self._ports_taken,
             ListenersBound: self._greeting.listeners_bound,
@@ -143,6 +144,11 @@ class SessionTable:
         except KeyError:
             raise not_found(key) from None
 
+    def with_credential(self, credential_hash: str) -> Session | None:
+        """Return the session whose application holds the credential, also if it has ended; None: none."""
+        key = self._with_credential.get(credential_hash)
+        return None if key is None else self._sessions[key]
+
     # --- events ----------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> tuple[Command, ...]:
@@ -180,6 +186,7 @@ class SessionTable:
         except InvalidArgument as error:
             raise InvalidArgument(f"session {session.key.uid}: {error}") from error
         self._sessions[session.key] = session
+        self._with_credential.update(dict.fromkeys(session.credential_hashes, session.key))
         if session.state.ended:
             self._ended[session.key] = None
             self._forget_oldest()
@@ -257,8 +264,27 @@ class SessionTable:
     def _request(self, event: Request) -> list[Command]:
         session, commands = self._admission.request(event, self._greeting.of(event.key))
         self._ended.pop(event.key, None)
+        if (before := self._sessions.get(event.key)) is not None:
+            self._forget_credentials(before.credential_hashes)
         self._sessions[event.key] = session
-        return [*self._greeting.requested(event.key), *commands]
+        return [*self._accepted(session, event), *self._greeting.requested(event.key), *commands]
+
+    def _request_again(self, session: Session, event: Request) -> list[Command]:
+        before = session.credential_hashes
+        commands = self._admission.request_again(session, event)
+        self._forget_credentials(one for one in before if one not in session.credential_hashes)
+        return [*self._accepted(session, event), *commands]
+
+    def _accepted(self, session: Session, event: Request) -> list[Command]:
+        """Let the credential that came with a REQ find its session."""
+        if not event.credential_hash:
+            return []
+        self._with_credential[event.credential_hash] = session.key
+        return [Accepted(key=session.key, call=event.call)]
+
+    def _forget_credentials(self, hashes: Iterable[str]) -> None:
+        for one in hashes:
+            self._with_credential.pop(one, None)
 
     def _ports_taken(self, session: Session, event: PortsTaken) -> list[Command]:
         instead = self._admission.ports_taken(session, event)
@@ -276,7 +302,7 @@ class SessionTable:
         freed = (key for key in self._ended if self._sessions[key].freed)
         for key in tuple(itertools.islice(freed, surplus)):
             del self._ended[key]
-            del self._sessions[key]
+            self._forget_credentials(self._sessions.pop(key).credential_hashes)
 
 
 def _reservation_failed(session: Session, event: ReservationFailed) -> list[Command]:

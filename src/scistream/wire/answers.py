@@ -65,9 +65,10 @@ def write_app_response(reply: Reply) -> pb.AppResponse:
     return pb.AppResponse(message="Success", listeners=map(str, reply.listeners))
 
 
-def write_status(sessions: Iterable[SessionStatus]) -> pb.StatusReply:
-    """Return the answer to a status request."""
+def write_status(sessions: Iterable[SessionStatus], notices: Iterable[str] = ()) -> pb.StatusReply:
+    """Return the answer to a status request; `notices` are for administrators."""
     return pb.StatusReply(
+        notices=notices,
         sessions=(
             pb.SessionStatus(
                 uid=one.uid,
@@ -98,11 +99,12 @@ def write_status(sessions: Iterable[SessionStatus]) -> pb.StatusReply:
                 idle_timeout=one.idle_timeout_s,
                 lifetime=one.lifetime_s,
                 lifetime_left=one.lifetime_left_s,
+                term_left=one.term_left_s,
                 paced=one.paced,
                 reverse=one.reverse,
             )
             for one in sessions
-        )
+        ),
     )
 
 
@@ -177,6 +179,7 @@ def read_status(message: pb.StatusReply) -> tuple[SessionStatus, ...]:
                 idle_timeout_s=one.idle_timeout,
                 lifetime_s=one.lifetime,
                 lifetime_left_s=one.lifetime_left if one.HasField("lifetime_left") else None,
+                term_left_s=one.term_left if one.HasField("term_left") else None,
                 paced=one.paced,
                 reverse=one.reverse,
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Hello, Release, Renew, Request, Role, SessionKey, Update
+from scistream.core.principal import Who
 from scistream.errors import InvalidArgument
 from scistream.wire import scistream_pb2 as pb
 
@@ -18,8 +19,15 @@ _LARGEST = 2**31 - 1
 # --- at the server -------------------------------------------------------------------------------------
 
 
-def read_request(message: pb.Request, owner: str, call: int) -> Request:
-    """Return the event that a REQ is.
+def read_request(
+    message: pb.Request,
+    owner: str,
+    call: int,
+    *,
+    who: Who | None = None,
+    credential_hash: str = "",
+) -> Request:
+    """Return the event that a REQ is, of `who`, with the credential that was made for its application.
 
     Raises
     ------
@@ -36,6 +44,8 @@ def read_request(message: pb.Request, owner: str, call: int) -> Request:
         queue=message.queue,
         idle_timeout_s=message.idle_timeout if message.HasField("idle_timeout") else None,
         lifetime_s=message.lifetime if message.HasField("lifetime") else None,
+        who=who,
+        credential_hash=credential_hash,
     )
 
 

@@ -77,10 +77,12 @@ class UpdateTargets(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., remote_listeners: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., peer_certificate: _Optional[bytes] = ..., peer_data_server: _Optional[str] = ..., reverse_listeners: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Release(_message.Message):
-    __slots__ = ("uid",)
+    __slots__ = ("uid", "principal")
     UID_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     uid: str
-    def __init__(self, uid: _Optional[str] = ...) -> None: ...
+    principal: str
+    def __init__(self, uid: _Optional[str] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("uid",)
@@ -89,19 +91,23 @@ class RenewRequest(_message.Message):
     def __init__(self, uid: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("uid",)
+    __slots__ = ("uid", "everybody")
     UID_FIELD_NUMBER: _ClassVar[int]
+    EVERYBODY_FIELD_NUMBER: _ClassVar[int]
     uid: str
-    def __init__(self, uid: _Optional[str] = ...) -> None: ...
+    everybody: bool
+    def __init__(self, uid: _Optional[str] = ..., everybody: _Optional[bool] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("sessions",)
+    __slots__ = ("sessions", "notices")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NOTICES_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[SessionStatus]
-    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionStatus, _Mapping]]] = ...) -> None: ...
+    notices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionStatus, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SessionStatus(_message.Message):
-    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels", "restarts", "notice", "idle_timeout", "lifetime", "lifetime_left", "paced", "reverse")
+    __slots__ = ("uid", "role", "state", "reason", "num_conn", "rate", "listeners", "targets", "principal", "encrypted", "data_server", "seconds", "channels", "restarts", "notice", "idle_timeout", "lifetime", "lifetime_left", "paced", "reverse", "term_left")
     UID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +128,7 @@ class SessionStatus(_message.Message):
     LIFETIME_LEFT_FIELD_NUMBER: _ClassVar[int]
     PACED_FIELD_NUMBER: _ClassVar[int]
     REVERSE_FIELD_NUMBER: _ClassVar[int]
+    TERM_LEFT_FIELD_NUMBER: _ClassVar[int]
     uid: str
     role: str
     state: str
@@ -142,7 +149,8 @@ class SessionStatus(_message.Message):
     lifetime_left: float
     paced: bool
     reverse: bool
-    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ..., reverse: _Optional[bool] = ...) -> None: ...
+    term_left: float
+    def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ..., reverse: _Optional[bool] = ..., term_left: _Optional[float] = ...) -> None: ...
 
 class ChannelStatistics(_message.Message):
     __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target", "connections_ready")

@@ -70,7 +70,9 @@ class ControlServicer:
     """Missing associated documentation comment in .proto file."""
 
     def req(self, request, context):
-        """Open one side of a session. Answered once the application has said hello.
+        """Open one side of a session. Answered once the application has said hello. Before that, as soon as the
+        session is here, a server of ours sends the initial metadata entry "scistream-application-credential":
+        what the session's application says hello with, in place of the user's token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -89,7 +89,8 @@ class Slow(Authenticator):
     def from_settings(cls, settings):
         return cls()
 
-    async def authenticate(self, token, peer):
+    async def authenticate(self, credentials):
+        token = credentials.token
         if token == "slow":
             await asyncio.Event().wait()  # a provider that does not answer
         return Principal(token or "nobody")

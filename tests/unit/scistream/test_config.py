@@ -23,7 +23,7 @@ def config(**changes: Any) -> ControlServerConfig:
         "advertise_host": "127.0.0.1",
         "ports": PortRange(first=5100, last=5200),
         "data_server": "native",
-        "authenticator": "none",
+        "authenticators": {"none": {}},
     }
     return ControlServerConfig(**values | changes)
 

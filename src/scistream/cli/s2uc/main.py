@@ -9,6 +9,8 @@ from scistream.cli.completion import completion
 from scistream.cli.config_file import config_option
 from scistream.cli.running import run_program
 from scistream.cli.s2uc import parameters
+from scistream.cli.s2uc.check_auth import check_auth
+from scistream.cli.s2uc.login import login, logout
 from scistream.cli.s2uc.probe import probe
 from scistream.cli.s2uc.request import request
 from scistream.cli.s2uc.sessions import list_sessions, release, renew, status
@@ -39,7 +41,7 @@ def s2uc() -> None:
       [facilities.alcf]
       address = "alcf.example:5000"
       certificate = "alcf.crt"
-      token_file = "alcf.token"
+      authenticator = "globus"       # log in once: s2uc login alcf; what else it needs: s2uc login --help
 
     \b
     Then:
@@ -73,6 +75,9 @@ for command in (
     renew,
     release,
     trust,
+    login,
+    logout,
+    check_auth,
     completion,
 ):
     s2uc.add_command(command)

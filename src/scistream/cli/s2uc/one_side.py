@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from scistream.cli.application_credentials import write_credential
 from scistream.cli.facilities import REFERENCE_CERTIFICATE, config_given, find_facility, read_certificate
 from scistream.cli.running import run_until_done
 from scistream.cli.s2uc import parameters
@@ -18,11 +20,13 @@ from scistream.core.events import Role
 from scistream.errors import SciStreamError, SessionExists
 
 if TYPE_CHECKING:
-    from scistream.client.aio import Facility
+    from scistream.client.aio import ControlClient, Facility
     from scistream.core.status import SessionStatus
     from scistream.wire.answers import Grant
 
 _TIMEOUT_S = 30.0
+# A server of ours sends it as soon as it has the request.
+_CREDENTIAL_TIMEOUT_S = 3.0
 _QUEUE_TIMEOUT_S = 3600.0
 
 
@@ -38,6 +42,7 @@ def open_one_side(
     peer_data_server: str,
     certificate_out: Path | None,
     plain: bool,
+    credential_out: Path | None = None,
     num_conn: int,
     rate: int,
     reverse: bool,
@@ -63,9 +68,15 @@ def open_one_side(
     if plain and peer_certificate is not None:
         raise click.UsageError("give either --peer-certificate FILE or --plain")
     peer_certificate_pem = read_certificate(peer_certificate) if peer_certificate else b""
-    if addresses is None:
-        files = {"--certificate": certificate, "--token-file": token_file, "--config": config_given(context)}
+    files = {"--certificate": certificate, "--token-file": token_file, "--config": config_given(context)}
+
+    def tell(credential: str) -> None:
+        """Say what is to be typed for the application; with a credential of the session it needs no token."""
+        if credential:
+            written = write_credential(uid, role, credential, credential_out)
+            files["--token-file"] = written if credential_out is not None else None
         click.echo(f"session {uid} waits at {server} for: {_hello(uid, role, server, files)}", err=True)
+
     wishes: dict[str, Any] = {
         "num_conn": num_conn,
         "rate_mbps": rate,
@@ -87,6 +98,7 @@ def open_one_side(
         peer_certificate_pem=peer_certificate_pem if connects else None,
         peer_data_server=peer_data_server,
         certificate_out=certificate_out,
+        tell=tell,
     )
     connected = seen.state not in parameters.NOT_CONNECTED if seen else connects
     encrypted: bool | None = seen.encrypted if seen else bool(peer_certificate_pem)
@@ -121,6 +133,7 @@ def _open_side(
     peer_certificate_pem: bytes | None,
     peer_data_server: str,
     certificate_out: Path | None,
+    tell: Callable[[str], None],
 ) -> tuple[Grant, SessionStatus | None]:
     """Open one side; connect it too, unless `peer_certificate_pem` is None. Undone if it fails.
 
@@ -135,7 +148,7 @@ def _open_side(
             created = await is_free(client, uid, timeout_s=wishes["timeout_s"])
             try:
                 if addresses is None:
-                    grant = await client.request(uid, role, **wishes)
+                    grant = await _request(client, uid, role, wishes, tell)
                 else:
                     grant = await reserve_side(client, uid, role, addresses=addresses, **wishes)
                 if wishes["reverse"]:
@@ -161,6 +174,27 @@ def _open_side(
                 raise
 
     return run_until_done(work)
+
+
+async def _request(
+    client: ControlClient, uid: str, role: Role, wishes: dict[str, Any], tell: Callable[[str], None]
+) -> Grant:
+    """Send REQ; `tell` the credential of the session's application, or that there is none."""
+    credentials: asyncio.Queue[str] = asyncio.Queue()
+    request = asyncio.ensure_future(client.request(uid, role, on_credential=credentials.put_nowait, **wishes))
+    credential = asyncio.ensure_future(credentials.get())
+    try:
+        # a server of another version sends none, and waits for hello all the same
+        await asyncio.wait(
+            {request, credential}, timeout=_CREDENTIAL_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not request.done() or credential.done():
+            tell(credential.result() if credential.done() else "")
+        return await request
+    finally:
+        for task in (request, credential):
+            task.cancel()
+        await asyncio.gather(request, credential, return_exceptions=True)
 
 
 def _hello(uid: str, role: Role, server: str, files: dict[str, Path | None]) -> str:

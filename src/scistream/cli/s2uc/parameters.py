@@ -12,7 +12,7 @@ import click
 from scistream.cli import options
 from scistream.cli.completion import complete_profiles
 from scistream.cli.config_file import config_option
-from scistream.cli.facilities import LOCAL_SERVER
+from scistream.cli.facilities import LOCAL_SERVER, SCOPE_KEY
 from scistream.core.endpoint import Endpoint
 from scistream.core.session import State
 from scistream.errors import ConfigurationError
@@ -136,6 +136,13 @@ def several_servers(command: F) -> F:
     )
 
 
+def everybody(command: F) -> F:
+    """Add ``--everybody``."""
+    return click.option(
+        "--everybody", is_flag=True, help="All users' sessions, not yours alone; for administrators."
+    )(command)
+
+
 def leases(command: F) -> F:
     """Add what can be asked for besides channels and rate."""
     return _added(
@@ -176,12 +183,17 @@ def rate(default: int) -> Callable[[F], F]:
 
 
 def scope(command: F) -> F:
-    """Add the reference's ``--scope``, which is taken and not used here."""
+    """Add the reference's ``--scope``: which login's token is shown, where no profile says that."""
+
+    def keep(context: click.Context, _: click.Parameter, value: str) -> None:
+        context.meta[SCOPE_KEY] = value
+
     return click.option(
         "--scope",
         default="",
         expose_value=False,
-        help="Taken as the reference client takes it; what a token is good for is said when logging in.",
+        callback=keep,
+        help="Use the token of 's2uc login --scope SCOPE', where neither a profile nor a token is given.",
     )(command)
 
 

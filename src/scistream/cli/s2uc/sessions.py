@@ -18,12 +18,16 @@ from scistream.errors import SessionNotFound
 
 if TYPE_CHECKING:
     from scistream.client.aio import ControlClient, Facility
+    from scistream.core.status import SessionStatus
 
 T = TypeVar("T")
 
 
 @click.command()
 @click.argument("uid")
+@click.option(
+    "--of", "principal", default="", metavar="NAME", help="NAME's session, and not yours; for administrators."
+)
 @parameters.several_servers
 @parameters.scope
 @parameters.timeout()
@@ -32,6 +36,7 @@ T = TypeVar("T")
 def release(
     context: click.Context,
     uid: str,
+    principal: str,
     servers: tuple[str, ...],
     certificates: tuple[Path, ...],
     token_files: tuple[Path, ...],
@@ -50,7 +55,7 @@ def release(
     """
     servers = find_servers(context, servers)
     facilities = find(context, servers, certificates, token_files)
-    outcomes = at_each(facilities, lambda client: _release(client, uid, timeout_s))
+    outcomes = at_each(facilities, lambda client: _release(client, uid, principal, timeout_s))
     places: dict[str, list[str]] = {what: [] for what in ("released", "ended_before", "not_there")}
     failed = {}
     for server, outcome in zip(servers, outcomes, strict=True):
@@ -67,24 +72,30 @@ def release(
     raise_failures(outcomes, found=False)
     if len(places["not_there"]) == len(servers):
         raise SessionNotFound(
-            f"there is no session {uid} of yours at {', '.join(servers)}; nothing was released; 's2uc list' "
-            "shows yours"
+            f"there is no session {uid} of {principal or 'yours'} at {', '.join(servers)}; nothing was "
+            "released; 's2uc list' shows yours"
         )
     if not as_json:
         click.echo("Release completed")
 
 
-async def _release(client: ControlClient, uid: str, timeout_s: float) -> str:
+async def _release(client: ControlClient, uid: str, principal: str, timeout_s: float) -> str:
     """Release session `uid`; return what there was: ``released``, ``ended_before`` or ``not_there``."""
     from scistream.client.aio import CallUnknown
 
     try:
-        found = await client.status(uid, timeout_s=timeout_s)
+        if principal:
+            everybodys, _ = await client.everybodys_status(uid, timeout_s=timeout_s)
+            found = tuple(one for one in everybodys if one.principal == principal)
+            if not found:
+                return "not_there"
+        else:
+            found = await client.status(uid, timeout_s=timeout_s)
     except SessionNotFound:
         return "not_there"
     except CallUnknown:  # the reference implementation cannot say
         found = ()
-    await client.release(uid, timeout_s=timeout_s)
+    await client.release(uid, principal=principal, timeout_s=timeout_s)
     return "ended_before" if any(one.state.freed for one in found) else "released"
 
 
@@ -127,6 +138,7 @@ def renew(
 
 @click.command()
 @click.argument("uid", default="")
+@parameters.everybody
 @parameters.several_servers
 @parameters.timeout()
 @parameters.common
@@ -134,6 +146,7 @@ def renew(
 def status(
     context: click.Context,
     uid: str,
+    everybody: bool,
     servers: tuple[str, ...],
     certificates: tuple[Path, ...],
     token_files: tuple[Path, ...],
@@ -158,13 +171,14 @@ def status(
                                   reverse session)}; empty until it is connected
       restarts, notice            how often its data server was restarted, and why last
       idle_timeout_s, lifetime_s  0: none;  lifetime_left_s  null: none, or not begun
+      term_left_s                 what the gateway's policy leaves it, renewed or not; null: without limit
 
     \b
     Example:
       s2uc status --s2cs aps.example:5000 --certificate aps.crt --token-file my.token
     """
     facilities = find(context, find_servers(context, servers), certificates, token_files)
-    sessions, outcomes = _look(facilities, uid, timeout_s)
+    sessions, outcomes = _look(facilities, uid, timeout_s, everybody=everybody)
     if sessions or not any(isinstance(outcome, BaseException) for outcome in outcomes):
         show_sessions(sessions, as_json=as_json)
     raise_failures(outcomes, found=bool(uid and sessions))
@@ -172,6 +186,7 @@ def status(
 
 @click.command("list")
 @click.option("--all", "ended_too", is_flag=True, help="Those that have ended, too.")
+@parameters.everybody
 @parameters.several_servers
 @parameters.timeout()
 @parameters.common
@@ -179,6 +194,7 @@ def status(
 def list_sessions(
     context: click.Context,
     ended_too: bool,
+    everybody: bool,
     servers: tuple[str, ...],
     certificates: tuple[Path, ...],
     token_files: tuple[Path, ...],
@@ -196,9 +212,9 @@ def list_sessions(
       s2uc list --s2cs aps.example:5000 --s2cs alcf.example:5000
     """
     facilities = find(context, find_servers(context, servers), certificates, token_files)
-    sessions, outcomes = _look(facilities, "", timeout_s)
+    sessions, outcomes = _look(facilities, "", timeout_s, everybody=everybody)
     if sessions or not any(isinstance(outcome, BaseException) for outcome in outcomes):
-        show_list(sessions, ended_too=ended_too, as_json=as_json)
+        show_list(sessions, ended_too=ended_too, by_principal=everybody, as_json=as_json)
     raise_failures(outcomes, found=False)
 
 
@@ -240,9 +256,17 @@ def raise_failures(outcomes: Sequence[object], *, found: bool) -> None:
 
 
 def _look(
-    facilities: Sequence[Facility], uid: str, timeout_s: float
+    facilities: Sequence[Facility], uid: str, timeout_s: float, *, everybody: bool
 ) -> tuple[list[dict[str, Any]], Sequence[object]]:
-    outcomes = at_each(facilities, lambda client: client.status(uid, timeout_s=timeout_s))
+    async def ask(client: ControlClient) -> tuple[SessionStatus, ...]:
+        if not everybody:
+            return await client.status(uid, timeout_s=timeout_s)
+        found, notices = await client.everybodys_status(uid, timeout_s=timeout_s)
+        for notice in notices:
+            click.echo(f"{client.endpoint}: {notice}", err=True)
+        return found
+
+    outcomes = at_each(facilities, ask)
     sessions = [
         {"server": str(facility.endpoint), **status_as_json(session)}
         for facility, found in zip(facilities, outcomes, strict=True)

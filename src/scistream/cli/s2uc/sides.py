@@ -27,6 +27,13 @@ _RECEIVER_PORTS = "5074,5075,5076,37000,47000"
 # hold listeners for it, so that they say themselves that nobody came.
 _HELLO_TIMEOUT_S = 185.0
 
+_CREDENTIAL_OUT = click.option(
+    "--credential-out",
+    type=parameters.FILE,
+    help="Write what the application controller says hello with here, mode 0600 [where appctrl finds it, on "
+    "this host].",
+)
+
 
 def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
     """Return a decorator that adds what the commands for one side have in common."""
@@ -45,6 +52,7 @@ def _side(default_server: str, *, waits: bool) -> Callable[[F], F]:
                 shell_complete=complete_profiles,
                 help=f"{parameters.SERVER_HELP}.",
             ),
+            *([_CREDENTIAL_OUT] if waits else []),
             click.option("--plain", is_flag=True, help="Stream in the clear; connected at once."),
             click.option(
                 "--certificate-out", type=parameters.FILE, help="Write this side's session certificate here."
@@ -75,6 +83,7 @@ def prod_req(context: click.Context, /, uid: str | None, num_conn: int, mock: bo
     """Open the producer's side of a session, whose application controller says hello itself.
 
     What is to be typed for the application is shown first: appctrl hello UID --role PROD --address HOST:PORT.
+    It says hello with a credential of this session alone, not with your token.
     The rest is printed when it has come.
 
     \b

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from scistream.core.status import SessionStatus
 from scistream.wire import answers, requests
 from scistream.wire import scistream_pb2 as pb
 from scistream.wire.answers import Grant
+from scistream.wire.metadata import APPLICATION_CREDENTIAL, AUTHORIZATION
 from scistream.wire.scistream_pb2_grpc import ControlStub
 
 
@@ -56,6 +58,7 @@ _OPTIONS = [
 ]
 
 _CALL_TIMEOUT_S = 30.0
+_REQ = f"/{pb.DESCRIPTOR.services_by_name['Control'].full_name}/req"
 
 # What gRPC says where the connection was there, and TLS was not, or not with this server.
 _TLS_FAILED = re.compile("handshake failed|verification check failed", re.IGNORECASE)
@@ -69,7 +72,7 @@ class Facility(Access):
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Access`.
     """
 
@@ -88,13 +91,13 @@ class ControlClient:
 
     Parameters
     ----------
-    endpoint, server_certificate_pem, token, tls
+    endpoint, server_certificate_pem, token, tls, client_certificate
         As in `Facility`.
 
     Raises
     ------
     ConfigurationError
-        The token holds characters that cannot be sent, the certificate is none, or there is one and no TLS.
+        The token holds characters that cannot be sent, a certificate is none, or there is one and no TLS.
     """
 
     def __init__(
@@ -102,13 +105,19 @@ class ControlClient:
         endpoint: Endpoint,
         *,
         server_certificate_pem: bytes | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
         tls: bool = True,
+        client_certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
-        if token and not (token.isascii() and token.isprintable()):
-            raise errors.ConfigurationError(
-                f"the token for {endpoint} holds characters that no token has; check where it comes from"
-            )
+        if isinstance(token, str):
+            _check_token(token, endpoint)
+        if client_certificate is not None:
+            if not tls:
+                raise errors.ConfigurationError(
+                    f"control server {endpoint} is to be called without TLS, and a client certificate is "
+                    "given; leave one of the two out"
+                )
+            check_pem(client_certificate[0], f"the client certificate for control server {endpoint}")
         if server_certificate_pem is not None:
             if not tls:
                 raise errors.ConfigurationError(
@@ -117,11 +126,13 @@ class ControlClient:
                 )
             check_pem(server_certificate_pem, f"the certificate given for control server {endpoint}")
         self.endpoint = endpoint
-        self._metadata = (("authorization", token),) if token else ()
+        self._token = token
+        self._client_certificate = client_certificate
         self._server_certificate_pem = server_certificate_pem
         self._tls = tls
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._req_stream: Any = None
 
     async def request(
         self,
@@ -134,6 +145,7 @@ class ControlClient:
         queue: bool = False,
         idle_timeout_s: float | None = None,
         lifetime_s: float | None = None,
+        on_credential: Callable[[str], None] | None = None,
         timeout_s: float = 200,
     ) -> Grant:
         """Open one side of a session; the answer comes when the application has said hello.
@@ -150,6 +162,10 @@ class ControlClient:
         idle_timeout_s, lifetime_s : float, optional
             End the session after this time without traffic, and in any case; at most, and by default, the
             gateway's own. `renew` starts both anew.
+        on_credential : callable, optional
+            Called with what the session's application is to say hello with, as the token of its own
+            `Facility`, in place of the user's; as soon as the session is there, before the answer. Not
+            called by a server of another version, or where the session is refused.
         """
         message = requests.write_request(
             uid,
@@ -161,7 +177,7 @@ class ControlClient:
             idle_timeout_s=idle_timeout_s,
             lifetime_s=lifetime_s,
         )
-        answer: pb.Response = await self._call("req", message, timeout_s)
+        answer: pb.Response = await self._call("req", message, timeout_s, on_credential)
         return answers.read_response(answer)
 
     async def hello(
@@ -210,9 +226,12 @@ class ControlClient:
         answer: pb.Response = await self._call("update", message, timeout_s)
         return answers.read_response(answer)
 
-    async def release(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
-        """End this side of the session; return when everything is free. Fine if there is none."""
-        await self._call("release", pb.Release(uid=uid), timeout_s)
+    async def release(self, uid: str, *, principal: str = "", timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """End this side of the session; return when everything is free. Fine if there is none.
+
+        `principal` names whose it is, if it is not the caller's: that is for administrators.
+        """
+        await self._call("release", pb.Release(uid=uid, principal=principal), timeout_s)
 
     async def renew(self, uid: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
         """Start the session's idle timeout and lifetime anew."""
@@ -223,11 +242,19 @@ class ControlClient:
         answer: pb.StatusReply = await self._call("status", pb.StatusRequest(uid=uid), timeout_s)
         return answers.read_status(answer)
 
+    async def everybodys_status(
+        self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S
+    ) -> tuple[tuple[SessionStatus, ...], tuple[str, ...]]:
+        """Return all users' sessions, and what is to be known of the gateway; for administrators."""
+        message = pb.StatusRequest(uid=uid, everybody=True)
+        answer: pb.StatusReply = await self._call("status", message, timeout_s)
+        return answers.read_status(answer), tuple(answer.notices)
+
     async def close(self) -> None:
         """Close the connection; calls that are waiting are cancelled. Idempotent."""
         if self._channel is not None:
             await self._channel.close(None)
-            self._channel = self._stub = None
+            self._channel = self._stub = self._req_stream = None
 
     async def __aenter__(self) -> ControlClient:
         """Return the client itself."""
@@ -242,13 +269,27 @@ class ControlClient:
         """Close it."""
         await self.close()
 
-    async def _call(self, method: str, message: Any, timeout_s: float) -> Any:
+    async def _call(
+        self,
+        method: str,
+        message: Any,
+        timeout_s: float,
+        on_credential: Callable[[str], None] | None = None,
+    ) -> Any:
         check_timeout(timeout_s)
+        metadata = await self._metadata()
         if self._stub is None:
             self._channel = self._open_channel()
             self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]
+            self._req_stream = self._channel.unary_stream(
+                _REQ,
+                request_serializer=pb.Request.SerializeToString,
+                response_deserializer=pb.Response.FromString,
+            )
         try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+            if on_credential is not None:
+                return await self._req(message, timeout_s, metadata, on_credential)
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and _TLS_FAILED.search(error.details() or ""):
                 await check_server(
@@ -256,11 +297,41 @@ class ControlClient:
                 )
             raise self._error(method, error, timeout_s) from error
 
+    async def _req(
+        self,
+        message: Any,
+        timeout_s: float,
+        metadata: tuple[tuple[str, str], ...],
+        on_credential: Callable[[str], None],
+    ) -> pb.Response:
+        """Send REQ, and hear what is said before its answer.
+
+        As a call with one answer gRPC would deliver both at once; as one with a stream of answers, which is
+        the same on the wire, each when it comes.
+        """
+        call = self._req_stream(message, timeout=timeout_s, metadata=metadata)
+        for name, value in await call.initial_metadata() or ():
+            if name == APPLICATION_CREDENTIAL:
+                on_credential(str(value))
+        answer = await call.read()
+        if not isinstance(answer, pb.Response):
+            raise errors.PeerError(f"control server {self.endpoint} ended 'req' without an answer")
+        return answer
+
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what a call is sent with: the token, which may have to be refreshed."""
+        token = self._token
+        if callable(token):
+            token = await asyncio.to_thread(token)
+            _check_token(token, self.endpoint)
+        return ((AUTHORIZATION, token),) if token else ()
+
     def _open_channel(self) -> grpc.aio.Channel:
         address = str(self.endpoint)
         if not self._tls:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem)
+        certificate, key = self._client_certificate or (None, None)
+        credentials = grpc.ssl_channel_credentials(self._server_certificate_pem, key, certificate)
         return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
     def _error(self, method: str, error: grpc.aio.AioRpcError, timeout_s: float) -> errors.SciStreamError:
@@ -287,4 +358,12 @@ def connect(access: Access) -> ControlClient:
         server_certificate_pem=access.server_certificate_pem,
         token=access.token,
         tls=access.tls,
+        client_certificate=access.client_certificate,
     )
+
+
+def _check_token(token: str, endpoint: Endpoint) -> None:
+    if not (token.isascii() and token.isprintable()):
+        raise errors.ConfigurationError(
+            f"the token for {endpoint} holds characters that no token has; check where it comes from"
+        )

@@ -13,6 +13,9 @@ from scistream.core.events import Role
 from scistream.errors import InvalidArgument, PeerError, SessionExists, SessionNotFound
 from scistream.wire.answers import Grant
 
+# Between the refusals of HELLO and of REQ, which were sent together.
+_REFUSAL_TIMEOUT_S = 0.5
+
 #: For opening a session or one side of it, if nothing else is said.
 TIMEOUT_S = 30.0
 
@@ -145,8 +148,11 @@ async def reserve(
     hello = asyncio.ensure_future(say_hello(client, uid, role, addresses, timeout_s=timeout_s))
     try:
         await asyncio.wait({request, hello}, return_when=asyncio.FIRST_COMPLETED)
-        if not request.done():
-            hello.result()  # refused: there is nothing to wait for
+        if not request.done() and hello.exception() is not None:
+            # where REQ is refused too, its answer is on its way, and says more
+            await asyncio.wait({request}, timeout=_REFUSAL_TIMEOUT_S)
+            if not request.done():
+                hello.result()
         return await request
     finally:
         for task in (request, hello):

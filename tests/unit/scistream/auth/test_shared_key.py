@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scistream.auth.base import Credentials
 from scistream.auth.shared_key import (
     SharedKey,
     create_token,
@@ -30,21 +31,21 @@ async def test_each_token_names_its_holder(auth_file: Path) -> None:
     tokens = {name: create_token(name, auth_file) for name in ("alice", "bob")}
     shared_key = authenticator(auth_file)
     for name, token in tokens.items():
-        assert (await shared_key.authenticate(token, "test")).name == name
+        assert (await shared_key.authenticate(Credentials(token, "test"))).name == name
 
 
 async def test_one_holder_can_have_several_tokens(auth_file: Path) -> None:
     tokens = [create_token("alice", auth_file) for _ in range(3)]
     assert len(set(tokens)) == 3
     shared_key = authenticator(auth_file)
-    assert {(await shared_key.authenticate(token, "test")).name for token in tokens} == {"alice"}
+    assert {(await shared_key.authenticate(Credentials(token, "test"))).name for token in tokens} == {"alice"}
 
 
 @pytest.mark.parametrize("token", [None, "", "guess", "ü", "\udcff"])
 async def test_anything_else_is_refused_without_being_repeated(auth_file: Path, token: str | None) -> None:
     create_token("alice", auth_file)
     with pytest.raises(AuthenticationError) as refused:
-        await authenticator(auth_file).authenticate(token, "ipv4:192.0.2.1:4")
+        await authenticator(auth_file).authenticate(Credentials(token, "ipv4:192.0.2.1:4"))
     assert "alice" not in str(refused.value)
     assert not token or token not in str(refused.value).replace("guessed", "")
 
@@ -55,7 +56,7 @@ async def test_the_hash_in_the_file_is_no_token(auth_file: Path) -> None:
     assert token not in content
     assert hash_token(token) in content
     with pytest.raises(AuthenticationError):
-        await authenticator(auth_file).authenticate(hash_token(token), "test")
+        await authenticator(auth_file).authenticate(Credentials(hash_token(token), "test"))
 
 
 def test_both_files_belong_to_their_owner_alone(auth_file: Path, tmp_path: Path) -> None:

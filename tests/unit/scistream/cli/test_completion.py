@@ -51,13 +51,13 @@ def completed(program: str, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("s2cs", ""), {"start", "cert", "token", "completion"}),
+        (("s2cs", ""), {"start", "cert", "token", "check-policy", "completion"}),
         (("s2cs", "st"), {"start"}),
         (("s2cs", "start", "--on-"), {"--on-terminate"}),
         (("s2cs", "--port", "5000", "--on-"), {"--on-terminate"}),
         (("s2cs", "--on"), {"--on-terminate"}),
         (("s2cs", "--ver"), {"--verbose", "--version"}),
-        (("s2cs", "start", "--auth", ""), {"none", "shared-key"}),
+        (("s2cs", "start", "--auth", ""), {"globus", "mtls", "none", "oidc", "shared-key"}),
         (("s2uc", "prod_r"), {"prod_req"}),
         (("s2uc", "prod_req", "--num_"), {"--num_conn"}),
         (("s2uc", "release", "uid", "--s2cs", "a"), {"aps", "alcf"}),

@@ -185,12 +185,45 @@ def test_what_cannot_be_used_is_said(run: Run, arguments: list[str], expected: s
 
 
 def test_a_profiles_authenticator_is_taken_and_another_key_is_not(run: Run) -> None:
-    Path("with.toml").write_text("[facilities.aps]\naddress = 'own:1'\nauthenticator = 'globus'\n")
+    Path("with.toml").write_text("[facilities.aps]\naddress = 'own:1'\nauthenticator = 'shared-key'\n")
     assert run(show, "--config=with.toml", "aps")[:2] == (0, "own:1 - None\n")
     Path("with.toml").write_text("[facilities.aps]\naddress = 'own:1'\nlogin = 'globus'\n")
     code, _, err = run(show, "--config=with.toml", "aps")
     assert code == 3
-    assert "address, authenticator, certificate, fingerprint, token_file" in err
+    assert "address, authenticator, certificate, client_certificate, client_id, client_key, " in err
+
+
+_GLOBUS = "[facilities.aps]\naddress = 'own:1'\nauthenticator = 'globus'\n"
+_SERVICE = "c42c0dac-0a52-408e-a04f-5d31bfe0aef8"
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        (_GLOBUS, "client_id in the profile"),
+        (_GLOBUS + "client_id = 'x'\n", "scope in the profile"),
+        (_GLOBUS.replace("globus", "oidc") + "client_id = 'x'\n", "issuer in the profile"),
+        ("[facilities.aps]\naddress = 'own:1'\nissuer = 'https://x'\n", "which is missing there"),
+        (
+            "[facilities.aps]\naddress = 'own:1'\nclient_certificate = 'x'\n",
+            "client_certificate and client_key go together",
+        ),
+        (f"{_GLOBUS}client_id = 'x'\nscope = '{_SERVICE}'\n", "you are not logged in; type: s2uc login aps"),
+    ],
+)
+def test_what_a_login_needs_is_said(run: Run, profile: str, expected: str) -> None:
+    Path("with.toml").write_text(profile)
+    code, _, err = run(show, "--config=with.toml", "aps")
+    assert code == (6 if "logged in" in expected else 3)
+    assert expected in err
+
+
+def test_a_token_that_is_given_is_taken_without_login(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("with.toml").write_text(f"{_GLOBUS}client_id = 'x'\nscope = '{_SERVICE}'\n")
+    monkeypatch.setenv("S2UC_TOKEN", "given")
+    assert run(show, "--config=with.toml", "aps")[:2] == (0, "own:1 - given\n")
 
 
 def test_a_trusted_certificate_is_used_where_none_is_given(

@@ -50,7 +50,7 @@ def test_the_documented_command_names_all_that_is_missing_at_once(run: Run) -> N
 
 def test_an_unknown_authenticator_hides_nothing_else(run: Run) -> None:
     err = complaint(run(s2cs, "start", "--auth=bogus"))
-    assert "--auth bogus: authenticator 'bogus' is not installed; there are: none, shared-key" in err
+    assert "--auth bogus: authenticator 'bogus' is not installed; there are: globus, mtls, none" in err
     assert "s2cs cert --host NAME" in err
     assert "--advertise 0.0.0.0" not in err
 
@@ -68,7 +68,7 @@ def test_settings_of_containers_are_refused_for_others(run: Run) -> None:
 
 def test_help_and_reference_name_what_is_installed(run: Run) -> None:
     shown = " ".join(run(s2cs, "start", "--help")[1].split())
-    assert "[installed: none, shared-key]" in shown
+    assert "[installed: globus, mtls, none, oidc, shared-key]" in shown
     assert f"[installed: {', '.join(installed())}]" in shown
 
 
@@ -158,12 +158,23 @@ def test_token_makes_a_token_that_is_in_no_output(run: Run) -> None:
 ACCESS = ("--auth=none", "--listen=127.0.0.1:0")
 
 
-@pytest.mark.parametrize("given", [("--client-id=x",), ("--client_secret", "hush"), ("--client_id", "")])
-def test_globus_login_is_refused_and_says_what_to_use(run: Run, given: tuple[str, ...]) -> None:
-    err = complaint(run(s2cs, "start", *ACCESS, *given))
-    assert "not available in this version" in err
-    assert "--auth shared-key" in err
+@pytest.mark.parametrize("option", ["--client-secret", "--client_secret", "--oidc-client-secret"])
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(run: Run, option: str) -> None:
+    err = complaint(run(s2cs, "start", *ACCESS, option, "hush"))
+    assert "-secret-file FILE, or set " in err
     assert "hush" not in err
+
+
+def test_settings_of_an_authenticator_that_is_not_asked_for_are_refused(run: Run) -> None:
+    prepare(run)
+    err = complaint(run(s2cs, "start", *ACCESS, "--client-id=x"))
+    assert "--client-id: for --auth globus, which is not asked for" in err
+
+
+def test_none_cannot_stand_beside_others(run: Run) -> None:
+    prepare(run)
+    err = complaint(run(s2cs, "start", *ACCESS, "--auth=shared-key", "--auth-file=tokens.toml"))
+    assert "'none' takes anybody" in err
 
 
 @pytest.mark.parametrize("name", ["Haproxy2", "Mock", "x"])

@@ -303,7 +303,7 @@ async def test_a_server_with_another_certificate_is_not_talked_to(start: Start) 
 
 
 async def test_without_authentication_only_loopback_is_served(start: Start) -> None:
-    running = await start(authenticator="none", authenticator_settings={})
+    running = await start(authenticators={"none": {}})
     async with running.facility("nobody").connect() as client:
         assert await client.status() == ()
     config = running.server._config

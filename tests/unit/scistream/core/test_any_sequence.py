@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from scistream.core import commands as c
 from scistream.core import events as e
+from scistream.core.admission import MAX_CREDENTIALS
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Role, SessionKey, Timer
 from scistream.core.record import from_record, to_record
@@ -97,6 +98,8 @@ class AnySequence(RuleBasedStateMachine):
             match command:
                 case c.Reply(call=call) | c.Refuse(call=call):
                     assert self.waiting.pop(call, None) == command.key, "answered twice, or nobody asked"
+                case c.Accepted(call=call):
+                    assert f"hash of {call}" in self.table.get(command.key).credential_hashes
                 case c.SetTimer(timer=timer):
                     self.armed.add((command.key, timer))
                 case c.CancelTimer(timer=timer):
@@ -153,12 +156,13 @@ class AnySequence(RuleBasedStateMachine):
     )  # fmt: skip
     def request(
         self, key: SessionKey, role: Role, num_conn: int, rate: float, queue: bool, lease_s: Any, late: bool,
-        reverse: bool = False,
+        reverse: bool = False, term_s: float = 0,
     ) -> None:  # fmt: skip
         self.send(
             lambda call: e.Request(
                 key=key, call=call, role=role, num_conn=num_conn, rate_mbps=rate, queue=queue,
-                reverse=reverse, idle_timeout_s=lease_s, lifetime_s=lease_s,
+                reverse=reverse, idle_timeout_s=lease_s, lifetime_s=lease_s, term_s=term_s,
+                credential_hash=f"hash of {call}",
             ),
             late,
         )  # fmt: skip
@@ -424,9 +428,16 @@ class AnySequence(RuleBasedStateMachine):
             wanted = set(AWAITED.get(session.state, ()))
             may = {Timer.STEADY}
             may |= {Timer.LIFETIME} if not session.lifetime_s else set()
+            may |= {Timer.TERM} if not session.term_s else set()
             looking = c.LookForTraffic(key=session.key) in self.todo
             may |= {Timer.IDLE} if not session.idle_timeout_s or looking else set()
             assert wanted - may <= armed <= wanted, session.state
+
+    @invariant()
+    def a_credential_finds_the_session_that_it_was_made_for_and_no_other(self) -> None:
+        known = {one: session.key for session in self.table for one in session.credential_hashes}
+        assert self.table._with_credential == known
+        assert all(len(session.credential_hashes) <= MAX_CREDENTIALS for session in self.table)
 
     @invariant()
     def what_is_connected_has_the_targets_of_an_order_that_worked_or_is_under_way(self) -> None:

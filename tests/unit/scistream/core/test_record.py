@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from scistream.core.endpoint import Endpoint
 from scistream.core.events import Hello, Role, SessionKey
+from scistream.core.principal import Who
 from scistream.core.record import from_record, to_record
 from scistream.core.session import ENDS, Session, State
 from scistream.errors import ConfigurationError
@@ -63,6 +64,16 @@ def sessions(draw: st.DrawFn) -> Session:
             idle_looks=COUNTS,
             traffic=COUNTS,
             looking=st.booleans(),
+            term_s=SECONDS,
+            who=st.none()
+            | st.builds(
+                Who,
+                name=TEXTS,
+                authenticator=TEXTS,
+                identities=st.frozensets(TEXTS),
+                groups=st.frozensets(TEXTS),
+            ),
+            credential_hashes=st.lists(TEXTS, max_size=3).map(tuple),
             reason=TEXTS,
         )
     )
