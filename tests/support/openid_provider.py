@@ -92,6 +92,9 @@ def installed() -> Path:
             if result.returncode:
                 unavailable(f"npm cannot install the provider: {result.stderr[-500:]}")
             (folder / "complete").touch()
+            for other in CACHE.glob("oidc-provider-*"):
+                if other != folder:
+                    shutil.rmtree(other)
     return folder
 
 

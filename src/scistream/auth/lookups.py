@@ -28,6 +28,9 @@ FRESH_S = 30.0
 _UNKNOWN_S = 5.0
 # A provider that did not answer is not asked again about what is remembered, for so long.
 _AWAY_S = 5.0
+# One that let somebody wait for longer than this is not asked about anything for so long: another
+# authenticator may know who is asking, and has its time.
+_SLOW_S = 1.0
 # Below the 4 s that a control server waits for all authenticators together.
 _TIMEOUT_S = 3.0
 _CONCURRENT = 8
@@ -73,7 +76,7 @@ class ProviderLookups:
         self._known: OrderedDict[bytes, _Answer] = OrderedDict()
         self._unknown_until_s: OrderedDict[bytes, float] = OrderedDict()
         self._asked: dict[bytes, asyncio.Future[Principal | None]] = {}
-        self._away_until_s = 0.0
+        self._away_until_s = self._silent_until_s = 0.0
 
     async def find(self, credentials: Credentials) -> Principal:
         """Return who holds the token.
@@ -98,7 +101,10 @@ class ProviderLookups:
         try:
             principal = await self._shared(key, token)
         except PeerError as error:
-            self._away_until_s = time.monotonic() + _AWAY_S
+            failed_s = time.monotonic()
+            self._away_until_s = failed_s + _AWAY_S
+            if failed_s - now_s > _SLOW_S:
+                self._silent_until_s = failed_s + _AWAY_S
             if answer is None:
                 raise
             logger.warning("%s; %s is taken for known as before", error, answer.principal.name)
@@ -116,23 +122,27 @@ class ProviderLookups:
         """Ask, or wait for the answer that somebody else with the same token waits for."""
         asked = self._asked.get(key)
         if asked is None:
+            if time.monotonic() < self._silent_until_s:
+                raise PeerError(f"{self._provider} does not answer; ask again")
             if len(self._asked) >= _MOST_WAITING:
                 raise PeerError(f"{self._provider} is asked about too many tokens at once; ask again")
             asked = asyncio.ensure_future(self._ask_and_remember(key, token))
             self._asked[key] = asked
             asked.add_done_callback(lambda done: self._forget_asked(key, done))
+        return await asyncio.shield(asked)
+
+    async def _ask_and_remember(self, key: bytes, token: str) -> Principal | None:
+        loop = asyncio.get_running_loop()
         try:
+            # a question that no thread has taken up by then is not asked any more
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(asked)
+                principal = await loop.run_in_executor(self._executor, self._ask, token)
         except TimeoutError as error:
             raise PeerError(
                 f"{self._provider} did not answer within {self._timeout_s:g} s; ask again"
             ) from error
-
-    async def _ask_and_remember(self, key: bytes, token: str) -> Principal | None:
-        principal = await asyncio.get_running_loop().run_in_executor(self._executor, self._ask, token)
         now_s = time.monotonic()
-        self._away_until_s = 0.0
+        self._away_until_s = self._silent_until_s = 0.0
         if principal is None:
             self._known.pop(key, None)
             self._unknown_until_s[key] = now_s + _UNKNOWN_S

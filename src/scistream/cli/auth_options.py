@@ -7,6 +7,7 @@ of the host can read.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +23,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def _refuse_in_argv(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Take a secret from the environment only."""
+    """Take a secret from the environment only, and out of it."""
+    variables = parameter.envvar if isinstance(parameter.envvar, list) else [str(parameter.envvar)]
     source = context.get_parameter_source(str(parameter.name))
     if value is None or source is ParameterSource.ENVIRONMENT:
+        for variable in variables:
+            os.environ.pop(variable, None)  # data servers need not inherit it
         return value
     option = parameter.opts[0]
-    variables = parameter.envvar if isinstance(parameter.envvar, list) else [parameter.envvar]
     raise ConfigurationError(
         f"{option} is a secret: other users of this host can read command lines and files for everybody; "
         f"write it into a file of mode 0600 and give {option}-file FILE, or set {variables[-1]}"

@@ -11,6 +11,7 @@ import readline from 'node:readline';
 
 import * as jose from 'jose';
 import Provider from 'oidc-provider';
+import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js';
 
 import { ROUTES, globusAnswers } from './globus.mjs';
 import * as pages from './pages.mjs';
@@ -28,6 +29,8 @@ await once(server, 'listening');
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const counts = {};
+// what has been issued stays when keys are rotated, which takes a new provider
+const adapter = createMemoryAdapter();
 let hanging = false;
 let number = 0;
 let keys = [];
@@ -62,6 +65,7 @@ const claimsOf = (sub) => {
 
 async function make() {
   provider = new Provider(issuer, {
+    adapter,
     jwks: { keys },
     clients: [
       {

@@ -115,6 +115,7 @@ def test_the_user_client_shows_the_certificate_of_its_profile(
     user.write_profiles(profile)
     refused = user.run("list")
     assert refused.code == 4, refused.err
+    assert "client_certificate and client_key in its profile" in refused.err
     user.write_profiles(
         profile
         + f'client_certificate = "{user.home / "alice.crt"}"\nclient_key = "{user.home / "alice.key"}"\n'

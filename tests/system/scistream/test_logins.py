@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,9 @@ import pytest
 from scistream.client.aio import Facility
 from scistream.client.login import LoginStore, StoredToken
 from scistream.core.endpoint import Endpoint
-from support.gateways import ControlServerProcess
+from support.gateways import Application, ControlServerProcess, ask, until
 from support.login_users import User
-from support.module_gateways import serving
+from support.module_gateways import SharedGateways, serving
 from support.openid_provider import (
     ALICE,
     AUDIENCE,
@@ -56,7 +56,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, openid: ProviderProcess) -> It
             "--auth=shared-key",
             f"--auth-file={gateways.auth_file}",
         ]
-        yield gateways.start()
+        yield gateways.start("-v")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def asking(
             f"--oidc-client-secret-file={secret_file(directory)}",
             "--oidc-introspect",
         ]
-        yield gateways.start()
+        yield gateways.start("-v")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def aps(
             f"--client-id={SERVICE}",
             f"--client-secret-file={secret_file(directory)}",
         ]
-        yield gateways.start()
+        yield gateways.start("-v")
 
 
 @pytest.fixture
@@ -135,15 +135,16 @@ scope = "{SERVICE}"
     return made
 
 
-def log_in(user: User, facility: str, who: str = ALICE) -> None:
-    """Log in with a pasted answer."""
+def log_in(user: User, facility: str, who: str = ALICE, *more: str) -> tuple[str, str]:
+    """Log in with a pasted answer; return that, and what else was shown."""
     how = [] if facility == "aps" else ["--how=paste"]
-    with user.asked("login", facility, *how) as conversation:
+    with user.asked("login", facility, *how, *more) as conversation:
         went_to = Person(who).visit(conversation.url())
         pasted = went_to.texts["code"] if isinstance(went_to, Page) else went_to
         finished = conversation.answer(pasted)
     assert finished.code == 0, finished.err
     assert "Logged in as" in finished.out
+    return pasted, finished.err
 
 
 def tokens_of(user: User) -> list[str]:
@@ -208,8 +209,9 @@ def test_several_facilities_are_logged_in_at_once_and_are_apart(user: User) -> N
     assert user.run("check-auth", "aps").code == 0
 
 
-def test_the_device_flow_needs_no_browser_here(user: User) -> None:
-    with user.asked("login", "lab", "--how=device") as conversation:
+@pytest.mark.parametrize("how", [["--how=device"], []], ids=["asked for", "found out"])
+def test_the_device_flow_needs_no_browser_here(user: User, how: list[str]) -> None:
+    with user.asked("login", "lab", *how) as conversation:
         url = conversation.url("enter")  # the complete one, which follows the code
         page = Person().visit(url)
         assert isinstance(page, Page)
@@ -363,12 +365,102 @@ def test_check_auth_finds_the_profile_by_its_address(user: User, lab: ControlSer
     assert shown.json["logins"][0]["accepted"] is True
 
 
-def test_no_secret_is_in_the_control_servers_logs(user: User, lab: ControlServerProcess) -> None:
+@pytest.mark.parametrize("facility", ["lab", "asking", "aps"])
+def test_no_secret_is_in_the_logs_of_either_program_however_much_they_say(
+    user: User, request: pytest.FixtureRequest, facility: str
+) -> None:
+    server: ControlServerProcess = request.getfixturevalue(facility)
+    pasted, shown = log_in(user, facility, ALICE, "-v")
+    code = re.search(r"code=([^&]+)", pasted)
+    secrets = [SECRET, code[1] if code else pasted, *tokens_of(user)]
+    for arguments in (["list"], ["list", "-v"], ["check-auth", facility, "-v"]):
+        where = [] if arguments[0] == "check-auth" else ["--s2cs", facility]
+        expire(user)
+        finished = user.run(*arguments, *where)
+        assert finished.code == 0, finished.err
+        shown += finished.out + finished.err
+        secrets += tokens_of(user)
+    shown += user.run("logout", facility, "-v").err + server.log.read_text()
+    assert "refused" not in shown
+    assert len(set(secrets)) > 4
+    assert not [secret for secret in secrets if secret in shown]
+
+
+@pytest.mark.parametrize(
+    ("was", "instead"),
+    [
+        (f'resource = "{AUDIENCE}"', f'resource = "{OPAQUE_AUDIENCE}"'),
+        (f'resource = "{AUDIENCE}"', 'resource = "https://other.example/"'),
+        ("email scistream", "email other"),
+    ],
+    ids=["token of another kind", "wrong audience", "missing scope"],
+)
+def test_a_login_for_something_else_is_not_let_in(user: User, was: str, instead: str) -> None:
+    profiles = user.home / "config" / "scistream" / "config.toml"
+    user.write_profiles(profiles.read_text().replace(was, instead, 1))
     log_in(user, "lab")
-    secrets = tokens_of(user)
-    assert user.run("list", "--s2cs", "lab").code == 0
-    log = lab.log.read_text()
-    assert not any(secret in log for secret in [*secrets, SECRET])
+    finished = user.run("check-auth", "lab")
+    assert finished.code == 6
+    assert "alice@anl.gov" in finished.out
+    assert "let in   no" in finished.out
+
+
+def test_keys_that_change_do_not_throw_anybody_out_for_long(
+    user: User, own: SharedGateways, openid: ProviderProcess
+) -> None:
+    own.authentication = [
+        "--auth=oidc",
+        f"--oidc-issuer={openid.issuer}",
+        f"--oidc-audience={AUDIENCE}",
+        "--oidc-scope=scistream",
+    ]
+    server = own.start()
+    profiles = user.home / "config" / "scistream" / "config.toml"
+    text = profiles.read_text().split("[facilities.asking]")[0]
+    text = re.sub('address = "[^"]*"', f'address = "{server.address}"', text)
+    user.write_profiles(re.sub('certificate = "[^"]*"', f'certificate = "{server.certificate}"', text))
+    log_in(user, "lab")
+    assert user.run("list").code == 0
+    openid.tell("rotate", keep=True)
+    assert user.run("list").code == 0
+    expire(user)
+    # signed by the new key, which is looked for at once, but not within 10 s of the last time
+    assert until(lambda: user.run("list").code == 0)
+
+
+def test_a_wrong_secret_of_the_gateway_is_said_to_be_the_operators(
+    user: User,
+    own: SharedGateways,
+    tmp_path: Path,
+    globus_auth: ProviderProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLOBUS_SDK_SERVICE_URL_AUTH", f"{globus_auth.issuer}/")
+    monkeypatch.setenv("S2CS_START_CLIENT_SECRET", "not the secret")
+    own.authentication = ["--auth=globus", f"--client-id={SERVICE}"]
+    server = own.start()
+    log_in(user, "aps")
+    options = ["--s2cs", server.address, "--certificate", server.certificate, "--scope", SERVICE]
+    finished = user.run("release", "x", *options)
+    assert finished.code == 4
+    assert "its operator has to look at client id and secret" in finished.err
+    assert "not the secret" not in server.log.read_text()
+
+
+def test_a_session_between_two_facilities_with_two_logins(
+    user: User, application: Callable[[str], Application]
+) -> None:
+    app = application("app")
+    log_in(user, "lab")
+    log_in(user, "aps", BOB)
+    opened = user.run("request", "lab", "aps", "--target", app.address, "--json")
+    assert opened.code == 0, opened.err
+    assert ask(opened.json["listeners"][0], b"x") == b"app:x"
+    sides = user.run("status", opened.json["uid"], "--s2cs=lab", "--s2cs=aps", "--json").json["sessions"]
+    owners = [one["principal"] for one in sides]
+    assert owners[0].startswith(f"oidc:{ALICE}@http://127.0.0.1:")
+    assert owners[1] == f"globus:{BOB}"
+    assert user.run("release", opened.json["uid"], "--s2cs=lab", "--s2cs=aps").code == 0
 
 
 async def test_a_program_that_goes_on_outlives_its_tokens(

@@ -345,6 +345,12 @@ class ControlClient:
                 if self._tls
                 else " (and whether it serves TLS after all; then leave plaintext:// out, tls=False)"
             )
+            if self._tls and "Socket closed" in details and self._client_certificate is None:
+                # so it is where a server does without those that show no certificate
+                tls = (
+                    " (and whether it knows its users by certificates; then yours is missing: "
+                    "client_certificate and client_key in its profile)"
+                )
             return Unreachable(f"{where} cannot be reached; check address and port{tls}: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
             return errors.DeadlineExceeded(f"{where} did not answer {method!r} within {timeout_s:g} s")

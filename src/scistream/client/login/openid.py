@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from scistream.auth.claims import is_text
 from scistream.auth.provider import OIDC_EXTRA, Provider
+from scistream.client.login.identity import read_identity
 from scistream.client.login.settings import LoginSettings
 from scistream.client.login.store import Login
 from scistream.errors import AuthenticationError, ConfigurationError, DeadlineExceeded, PeerError
@@ -24,9 +25,6 @@ _INTERVAL_S = 5.0
 _SLOWER_S = 5.0
 # Where the provider does not say how long a token lasts.
 _LIFETIME_S = 300.0
-_LEEWAY_S = 60
-
-_ALGORITHMS = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +332,9 @@ class OpenIDLogin:
         return {"resource": self._settings.resource} if self._settings.resource else {}
 
     def _login(self, tokens: Mapping[str, Any], nonce: str | None = None) -> Login:
-        claims = self._read_identity(tokens.get("id_token"), nonce)
+        claims = read_identity(
+            tokens.get("id_token"), self._provider, client_id=self._settings.client_id, nonce=nonce
+        )
         names = (claims.get(name) for name in ("preferred_username", "email", "sub"))
         return Login(
             settings=self._settings,
@@ -343,37 +343,6 @@ class OpenIDLogin:
             refresh_token=str(tokens.get("refresh_token") or ""),
             expires_at=_expiry(tokens),
         )
-
-    def _read_identity(self, token: object, nonce: str | None) -> Mapping[str, Any]:
-        """Return who has logged in: OpenID Connect Core, 3.1.3.7."""
-        from joserfc import jws, jwt
-        from joserfc.errors import JoseError
-        from joserfc.jwk import import_key
-
-        if not is_text(token):
-            raise PeerError(f"{self._settings.issuer} does not say who has logged in (no id_token)")
-        wanted: dict[str, Any] = {
-            "iss": {"essential": True, "value": self._settings.issuer},
-            "aud": {"essential": True, "value": self._settings.client_id},
-            "exp": {"essential": True},
-            "sub": {"essential": True},
-        }
-        if nonce is not None:
-            wanted["nonce"] = {"essential": True, "value": nonce}
-        try:
-            key_id = jws.extract_compact(token.encode()).headers().get("kid")
-            for one in self._provider.published_keys():
-                if one.get("kty") == "oct" or (key_id is not None and one.get("kid") != key_id):
-                    continue
-                claims = jwt.decode(token, import_key(one), algorithms=_ALGORITHMS).claims
-                jwt.JWTClaimsRegistry(leeway=_LEEWAY_S, **wanted).validate(claims)
-                return claims
-        except (JoseError, ValueError, TypeError) as error:
-            raise AuthenticationError(
-                f"what {self._settings.issuer} says of who has logged in cannot be trusted "
-                f"({type(error).__name__}); log in again (s2uc login)"
-            ) from None
-        raise AuthenticationError(f"{self._settings.issuer} has signed with a key that it does not publish")
 
 
 class _NotYetError(Exception):

@@ -15,8 +15,9 @@ from scistream.auth.base import Authenticator, Credentials
 from scistream.auth.globus import Globus
 from scistream.auth.lookups import ProviderLookups
 from scistream.auth.mtls import ClientCertificates
-from scistream.auth.oidc import OpenIDConnect, ProviderKeys
+from scistream.auth.oidc import OpenIDConnect
 from scistream.auth.provider import Provider
+from scistream.auth.provider_keys import ProviderKeys
 from scistream.auth.shared_key import SharedKey, create_token, hash_token
 from support.authorities import Authority
 from support.openid_provider import (

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from scistream.auth.oidc import OpenIDConnect, ProviderKeys
+from scistream.auth.oidc import OpenIDConnect
 from scistream.auth.provider import Provider
+from scistream.auth.provider_keys import ProviderKeys
 from scistream.errors import AuthenticationError, ConfigurationError, PeerError
 from support.openid_provider import ALICE, AUDIENCE, ProviderProcess
 

@@ -123,6 +123,46 @@ def test_other_answers_are_errors_of_ours(
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nonce": "of another login"},
+        {"nonce": None},
+        {"aud": "another program"},
+        {"iss": "https://elsewhere.example"},
+        {"exp": 1},
+        {"sub": None},
+        {},
+    ],
+)
+def test_who_has_logged_in_is_believed_only_if_all_fits(provider: Scripted, changes: dict[str, Any]) -> None:
+    from joserfc import jwt
+    from joserfc.jwk import ECKey
+
+    key = ECKey.generate_key("P-256", {"kid": "1"})
+    provider.metadata |= {"keys": [key.as_dict(private=False)]}  # it answers every GET with the same
+    provider.metadata["authorization_endpoint"] = f"{provider.issuer}/authorize"
+    login = client(provider)
+    begun = login.begin("http://127.0.0.1:1/callback")
+    claims = {
+        "iss": provider.issuer,
+        "aud": "s2uc",
+        "sub": "alice",
+        "exp": 4_000_000_000,
+        "nonce": begun.nonce,
+        **changes,
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    token = jwt.encode({"alg": "ES256", "kid": "1"}, claims, key)
+    provider.answers = [(200, {"access_token": "x", "token_type": "Bearer", "id_token": token})]
+    answer = f"{begun.redirect_uri}?code=c&state={begun.state}"
+    if not changes:
+        assert login.finish(begun, answer).username == "alice"
+        return
+    with pytest.raises(AuthenticationError, match="cannot be trusted"):
+        login.finish(begun, answer)
+
+
 def test_what_the_provider_does_not_have_is_said(provider: Scripted) -> None:
     del provider.metadata["device_authorization_endpoint"]
     with pytest.raises(ConfigurationError, match="--how paste"):
