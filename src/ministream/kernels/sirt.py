@@ -28,16 +28,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from ministream.kernels.fbp import filter_rows
 from ministream.kernels.project import Projector, aligned_zeros
 from ministream.kernels.shear import IndexArray
 from ministream.kernels.sheared_rows import (
+    VIEWS_AT_ONCE,
     Float32Array,
     backproject,
     project,
+    update_slices,
     weigh_residual,
 )
-from ministream.kernels.threads import using_threads
+from ministream.kernels.threads import usable_threads, using_threads
 
 SHORTEST_RAY = 1.0
 """Rays shorter than this inside the support, in pixels, are left out: they would only magnify noise."""
@@ -46,8 +50,9 @@ SHORTEST_RAY = 1.0
 class SirtEngine:
     """Slices, the views measured of them so far, and SIRT updates over any of these views.
 
-    Memory: the volume, the measurements, and tables of about 21 bytes per view and detector column (for 4
-    phases).
+    Memory: the volume, the measurements of the views held, tables of about 21 bytes per view and detector
+    column (for 4 phases), and for each thread room for the lines of 32 views (0.7 MB at 640 columns). A scan
+    may be longer than `views`: one that is dropped makes room for another.
 
     Parameters
     ----------
@@ -57,7 +62,7 @@ class SirtEngine:
         Column index onto which the rotation axis projects; (N-1)/2 when centred, or any other on the
         detector.
     views : int
-        Most views.
+        Most views at a time.
     threads : int, optional
         At most so many threads; default: one for each core that this process may use.
     nonnegative : bool
@@ -110,8 +115,13 @@ class SirtEngine:
 
     @property
     def views(self) -> int:
-        """Number of views added."""
+        """Number of views held: those added, less those dropped."""
         return self._projector.views
+
+    @property
+    def capacity(self) -> int:
+        """How many views there is room for."""
+        return self._projector.capacity
 
     @property
     def threads(self) -> int:
@@ -125,6 +135,9 @@ class SirtEngine:
 
     def add_view(self, angle_rad: float, rows: Float32Array) -> int:
         """Add what was measured at one angle; return the view's index.
+
+        Indices are 0, 1, 2 and so on while there are places never used, and after that those of views
+        dropped, the one dropped first first: with one dropped for each added, the places form a ring.
 
         Parameters
         ----------
@@ -145,8 +158,18 @@ class SirtEngine:
             raise ValueError(f"view {self.views} holds values that are not finite: correct them before")
         view = self._projector.add_view(angle_rad)
         self._measured[view] = rows
-        self._weigh(slice(view, view + 1))
+        self._weigh(np.arange(view, view + 1))
         return view
+
+    def drop_view(self, view: int) -> None:
+        """Forget a view, so that there is room for another. What it has done to the slices stays.
+
+        Raises
+        ------
+        ValueError
+            There is no such view.
+        """
+        self._projector.drop_view(view)
 
     def set_rotation_center(self, rotation_center: float) -> None:
         """Use another rotation centre, for all views, past and future. The slices stay as they are.
@@ -157,7 +180,7 @@ class SirtEngine:
             It is not on the detector.
         """
         self._projector.rotation_center = rotation_center
-        self._weigh(slice(0, self.views))
+        self._weigh(self._projector.held)
 
     def set_stripe_offset(self, offset: Float32Array) -> None:
         """Subtract this from all views, past and future, in place of the offset set before.
@@ -196,28 +219,87 @@ class SirtEngine:
         Raises
         ------
         ValueError
-            There are no views, one has not been added, or the relaxation is out of its range.
+            There are no views, one is not held, or the relaxation is out of its range.
         """
         if not 0 < relaxation < 2:
             raise ValueError(f"relaxation is {relaxation}: SIRT needs one between 0 and 2")
         p = self._projector
         chosen = p.indices(views)
         slices, columns = self._offset.shape
-        room = np.empty((min(slices, p.threads), chosen.size, columns), np.float32)
+        room = np.empty((p.threads, chosen.size, columns), np.float32)
         scale = relaxation / chosen.size
+        # a slice each, as far as that keeps all threads busy; the threads share what is left
+        whole = slices - slices % p.threads
+        sums = np.zeros(p.threads)
         squares = 0.0
         with using_threads(p.threads):
-            # a block of slices stays in the caches from its projection to its back projection
-            for first in range(0, slices, p.threads):
-                block = self._flat[first : first + p.threads]
+            if whole:
+                update_slices(
+                    self._flat[:whole],
+                    self._measured,
+                    self._offset,
+                    self._weight,
+                    p.geometry,
+                    chosen,
+                    p.rotation_center,
+                    scale,
+                    self.nonnegative,
+                    p.room,
+                    room,
+                    sums,
+                )
+                squares += float(sums.sum())
+            if whole < slices:
+                block = self._flat[whole:]
                 rows = room[: len(block)]
                 project(block, p.geometry, chosen, p.rotation_center, p.room, rows)
                 squares += weigh_residual(
-                    self._measured, self._offset, self._weight, chosen, first, scale, rows
+                    self._measured, self._offset, self._weight, chosen, whole, scale, rows
                 )
-                backproject(rows, p.geometry, chosen, p.rotation_center, self.nonnegative, p.room, block)
+                backproject(
+                    rows, p.geometry, chosen, p.rotation_center, self.nonnegative, False, p.room, block
+                )
         rays = slices * int(self._used_rays[chosen].sum())
         return math.sqrt(squares / rays) if rays else 0.0
+
+    def add_filtered(
+        self,
+        views: Sequence[int] | IndexArray,
+        weights: npt.NDArray[np.float64],
+        filter_name: str = "shepp-logan",
+    ) -> None:
+        """Add the filtered back projection of these views, each times its weight, to the slices.
+
+        With the angular weights of all views (`ministream.kernels.fbp.angular_weights`) on empty slices it
+        is filtered back projection; with their changes (`ministream.kernels.fbp.WeightLedger`) it brings
+        such an image up to date. Nothing is set to zero that is negative.
+
+        Parameters
+        ----------
+        views : (k,) int
+            Indices that `add_view` returned.
+        weights : (k,) float
+            In radians.
+        filter_name : str
+            One of `ministream.kernels.fbp.FILTERS`.
+
+        Raises
+        ------
+        ValueError
+            As `update`; the filter is unknown, or there is not one weight for each view.
+        """
+        p = self._projector
+        chosen = p.indices(views)
+        if weights.shape != chosen.shape:
+            raise ValueError(f"weights of shape {weights.shape} for {chosen.size} views")
+        factors = np.asarray(weights, np.float32)[:, np.newaxis]
+        for some in np.array_split(np.arange(chosen.size), -(-chosen.size // VIEWS_AT_ONCE)):
+            for first in range(0, len(self._offset), p.threads):
+                block = slice(first, first + p.threads)
+                rows = self._measured[chosen[some], block] - self._offset[block]
+                filtered = filter_rows(rows.transpose(1, 0, 2), filter_name, threads=p.threads)
+                filtered *= factors[some]
+                p.add_backprojection(filtered, chosen[some], self._flat[block], interpolated=True)
 
     def keep(self, begin: int, end: int) -> None:
         """Keep the slices from `begin` up to and without `end`, and forget the others, as if never there.
@@ -241,7 +323,7 @@ class SirtEngine:
         """Set the slices to zero. Views, rotation centre and stripe offset stay."""
         self._flat[:] = 0
 
-    def _weigh(self, views: slice) -> None:
+    def _weigh(self, views: IndexArray) -> None:
         """Derive the weights of the views' rays from their lengths."""
         lengths = self._projector.lengths[views]
         used = lengths > SHORTEST_RAY
@@ -260,7 +342,12 @@ def warm_up(threads: int | None = None) -> None:
     threads : int, optional
         As for `SirtEngine`.
     """
-    engine = SirtEngine(slices=1, columns=16, rotation_center=7.5, views=2, threads=threads)
-    rows = np.zeros((1, 16), np.float32)
-    engine.update([engine.add_view(angle, rows) for angle in (0.0, 1.5)])
+    some = usable_threads(threads)
+    # one slice more than threads: both ways to share work
+    slices = some + 1 if some > 1 else 1
+    engine = SirtEngine(slices=slices, columns=16, rotation_center=7.5, views=2, threads=threads)
+    rows = np.zeros((slices, 16), np.float32)
+    views = [engine.add_view(angle, rows) for angle in (0.0, 1.5)]
+    engine.update(views)
+    engine.add_filtered(views, np.ones(2))
     engine.set_rotation_center(7.0)
