@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ministream.algorithms import DEFAULT_ALGORITHM
 from ministream.errors import FlowUnknown, InputError, ProtocolError
 from ministream.kernels.sirt import warm_up
 from ministream.partition import overlap
@@ -65,11 +66,15 @@ class ReconstructOptions:
     connect : sequence of str
         Addresses that lead to the distributor.
     algorithm : str
-        One of `ministream.stages.reconstruction.ALGORITHMS`.
+        A name of `ministream.algorithms.ALGORITHMS`.
     window, step, iterations : int
         Views per update, new views between updates, iterations per update.
     refine : int
         Passes over all views after the last has arrived.
+    total_variation, first_image
+        See `ministream.algorithms.Settings`.
+    allow_negative : bool
+        Whether slices may become negative.
     threads : int or None
         None for one for each usable core.
     publish : str
@@ -85,11 +90,14 @@ class ReconstructOptions:
     """
 
     connect: Sequence[str]
-    algorithm: str = "os-sirt"
+    algorithm: str = DEFAULT_ALGORITHM
     window: int = 32
     step: int = 4
     iterations: int = 1
     refine: int = 3
+    total_variation: float = 1.0
+    allow_negative: bool = False
+    first_image: str = "zero"
     threads: int | None = None
     publish: str = "tcp://127.0.0.1:0"
     output: Path | None = None
@@ -278,6 +286,9 @@ class _Worker:
             window=options.window,
             step=options.step,
             iterations=options.iterations,
+            nonnegative=not options.allow_negative,
+            total_variation=options.total_variation,
+            first_image=options.first_image,
             threads=options.threads,
         )
 
@@ -315,6 +326,8 @@ class _Worker:
             "step": options.step,
             "iterations": options.iterations,
             "refine": options.refine,
+            "total_variation": options.total_variation,
+            "allow_negative": options.allow_negative,
         }
         write_volume(output, self._volume(), attributes=attributes)
 

@@ -38,7 +38,7 @@ def undisturbed() -> np.ndarray:
     with open_source(SCAN) as source:
         corrector = Corrector(source.describe())
         reconstruction = Reconstruction(
-            algorithm="os-sirt",
+            algorithm="window-replay",
             slices=ROWS,
             columns=COLUMNS,
             projections=PROJECTIONS,
