@@ -57,6 +57,21 @@ class SlidingWindow:
         self._waiting += 1
         return self.flush() if self._waiting == self.step else None
 
+    @property
+    def newest(self) -> IndexArray:
+        """The newest views, at most `length`, the oldest first."""
+        return np.array(self._views, np.intp)
+
+    @property
+    def waiting(self) -> int:
+        """Views that have arrived since the last update was due."""
+        return self._waiting
+
+    def restore(self, newest: IndexArray, waiting: int) -> None:
+        """Go on where another window was, with its `newest` views, of which so many are `waiting`."""
+        self._views = deque(newest.tolist(), maxlen=self.length)
+        self._waiting = waiting
+
     def flush(self) -> IndexArray | None:
         """Return the window if a view has arrived since the last update, else None: when the scan ends."""
         if self._waiting == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -51,6 +52,25 @@ class _Rows(click.ParamType[tuple[int, int]]):
         return int(first), int(last) - int(first)
 
 
+class ByteSize(click.ParamType[int]):
+    """A number of bytes, with a unit: 512MiB, 8GiB, 8GB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size, such as 512MiB, 8GiB or 8GB", param, ctx)
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+        if size < 1:
+            self.fail(f"{value!r} is nothing", param, ctx)
+        return size
+
+
 def update_options(command: F) -> F:
     """Add what says which updates a reconstruction gets: algorithm, window, step, iterations, refine."""
     return _with(
@@ -65,6 +85,8 @@ def update_options(command: F) -> F:
         ),
         click.option(
             "--window",
+            "--window-length",
+            "window",
             type=click.IntRange(min=1),
             default=32,
             show_default=True,
@@ -72,6 +94,8 @@ def update_options(command: F) -> F:
         ),
         click.option(
             "--step",
+            "--window-step",
+            "step",
             type=click.IntRange(min=1),
             default=4,
             show_default=True,
@@ -79,6 +103,8 @@ def update_options(command: F) -> F:
         ),
         click.option(
             "--iterations",
+            "--window-iter",
+            "iterations",
             type=click.IntRange(min=1),
             default=1,
             show_default=True,

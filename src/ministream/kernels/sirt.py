@@ -108,6 +108,24 @@ class SirtEngine:
         """The slices, (slice, y, x) float32, attenuation per pixel length: a view that updates change."""
         return self._volume
 
+    @staticmethod
+    def memory_bytes(*, slices: int, columns: int, views: int, threads: int = 1) -> int:
+        """Return how many bytes an engine of this size needs, at its largest."""
+        held = 4 * slices * columns * (columns + views + 1)
+        tables = 24 * views * columns
+        # what a pass of the largest subsets has at a time
+        return held + tables + 4 * min(slices, threads) * columns * min(views, 64)
+
+    @property
+    def measured(self) -> Float32Array:
+        """What was added, (view, slice, column) float32, without stripe offset; a view."""
+        return self._measured[: self.views]
+
+    @property
+    def stripe_offset(self) -> Float32Array:
+        """What is subtracted from all views, (slice, column) float32; a view."""
+        return self._offset
+
     @property
     def views(self) -> int:
         """Number of views added."""

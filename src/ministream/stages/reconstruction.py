@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -212,10 +213,60 @@ class Reconstruction:
         """Make the update of the projections that no update has used yet; the scan has ended."""
         self._update_for(self._window.flush())
 
-    def refine(self) -> None:
-        """Make one pass over all views so far, in ordered subsets."""
+    def refine(self) -> bool:
+        """Make one pass over all views so far; tell whether another may make the slices better."""
         if self.views:
             self._pass_over(np.arange(self.views), _REFINE_SUBSET)
+        return self.views > 0
+
+    @staticmethod
+    def memory_bytes(*, algorithm: str, slices: int, columns: int, projections: int, threads: int = 1) -> int:
+        """Return how many bytes a reconstruction of this size needs, at its largest.
+
+        Raises
+        ------
+        InputError
+            The algorithm is unknown.
+        """
+        if algorithm not in ALGORITHMS:
+            raise InputError(f"algorithm {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+        return SirtEngine.memory_bytes(slices=slices, columns=columns, views=projections, threads=threads)
+
+    def state(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what is needed to go on elsewhere exactly as here: arrays by name, views of what changes."""
+        return {
+            "angles_rad": self._angles[: self.views],
+            "rows": self._engine.measured,
+            "rotation_center": np.array(self.rotation_center),
+            "stripes": self._engine.stripe_offset,
+            "volume": self._engine.volume,
+            "newest": self._window.newest,
+            "counts": np.array([self._window.waiting, self._pending, self._replays, self.updates]),
+            "residual": np.array(self.residual),
+            "used": self._used[: self.views],
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Go on from a `state`. This one must be new, and of the same slices, columns and algorithm.
+
+        Raises
+        ------
+        InputError
+            The state is not one, or that of something else.
+        """
+        try:
+            self._engine.set_rotation_center(float(state["rotation_center"]))
+            self._engine.set_stripe_offset(np.asarray(state["stripes"], np.float32))
+            angles = np.asarray(state["angles_rad"], np.float64)
+            for angle, rows in zip(angles, np.asarray(state["rows"], np.float32), strict=True):
+                self._angles[self._engine.add_view(float(angle), rows)] = angle
+            self._engine.volume[:] = np.asarray(state["volume"], np.float32)
+            waiting, self._pending, self._replays, self.updates = state["counts"].tolist()
+            self._window.restore(np.asarray(state["newest"], np.intp), waiting)
+            self._used[: self.views] = np.asarray(state["used"], np.bool_)
+            self.residual = float(state["residual"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"this reconstruction cannot go on from another one's state: {error}") from error
 
     def _update_for(self, newest: IndexArray | None) -> bool:
         if newest is None:
