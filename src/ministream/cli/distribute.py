@@ -35,10 +35,14 @@ from ministream.cli.scan_options import correction_options
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Begin when so many are there; others may come and go.",
+    type=click.IntRange(0, 1024),
+    help="Begin when so many are there; others may come and go. [default: 1; 0 with --tmq]",
+)
+@click.option(
+    "--tmq",
+    metavar="tcp://HOST:PORT",
+    help="Serve workers of the APS streaming mini-app (ZeroMQ REQ): rank 0 asks here, rank r at PORT + r. "
+    "The mini-app's port is 5560.",
 )
 @correction_options
 @click.option(
@@ -88,12 +92,19 @@ def command(as_json: bool, **options: Any) -> None:
     Lost connections are made again. With --state-dir it can be started again after a crash, with the same
     options, and goes on where it was.
 
+    With --tmq the mini-app's workers get the whole scan too, shared out by their ranks. They cannot be told
+    what is found while the scan comes in: each projection comes with the rotation centre, and without the
+    stripes, that are known by then.
+
     \b
     Examples:
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
       ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5
+      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560
     """
     from ministream.stages import distribute
 
+    if options["workers"] is None:
+        options["workers"] = 1 if options["tmq"] is None else 0
     settings = distribute.DistributeOptions(**options)
     run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

@@ -100,7 +100,7 @@ class Workers:
     outlet : Outlet
         Where they join.
     size : int
-        How many there must be before the scan begins.
+        How many there must be before the scan begins; 0 if it can do without, though some may come.
     worker_timeout_s : float
         How long one whose connections are lost keeps its slices.
     patience_s : float
@@ -164,7 +164,7 @@ class Workers:
             self._changed = not self._share(self._store)
         if self._workers:
             self._nobody_since_s = time.monotonic()
-        elif self._begun and time.monotonic() - self._nobody_since_s > self._patience_s:
+        elif self._begun and self.size and time.monotonic() - self._nobody_since_s > self._patience_s:
             raise StageError(
                 f"the last worker has gone, and none has come for {self._patience_s:g} s; see the workers' "
                 "own messages, and start the scan again"
@@ -379,6 +379,8 @@ class Workers:
     def conclude(self) -> bool:
         """Tell those that have everything that this was all; tell whether all slices are written."""
         store = self._store
+        if self.size == 0 and not self._workers and not self._writers:
+            return True
         if store is None or not self._begun or self._changed:
             return False
         for worker in self._present:

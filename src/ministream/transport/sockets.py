@@ -24,6 +24,7 @@ _RECONNECT_INTERVAL_LIMIT_MS = 1000
 _HANDSHAKE_TIMEOUT_MS = 10_000
 _MESSAGE_LIMIT_BYTES = 1 << 31
 _CONTROL_LIMIT_BYTES = 1 << 21
+_HEARTBEAT_S, _SILENCE_LIMIT_S = 1.0, 10.0
 
 
 def checked_address(address: str) -> str:
@@ -99,6 +100,29 @@ def make_dealer(
         dealer.close(linger=0)
         raise
     return dealer
+
+
+def make_request_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Return a REQ socket that is being connected to `address`, again and again until somebody answers.
+
+    Raises
+    ------
+    InputError
+        The address is none.
+    ConnectionFailed
+        It cannot be connected to.
+    """
+    request = _make(context, zmq.REQ, _HEARTBEAT_S, _SILENCE_LIMIT_S)
+    request.set(zmq.MAXMSGSIZE, _MESSAGE_LIMIT_BYTES)
+    try:
+        request.connect(checked_address(address))
+    except zmq.ZMQError as error:
+        request.close(linger=0)
+        raise ConnectionFailed(f"cannot connect to {address}: {error.strerror}") from error
+    except InputError:
+        request.close(linger=0)
+        raise
+    return request
 
 
 def bound_address(bound: zmq.Socket[bytes]) -> str:
