@@ -54,6 +54,29 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=True,
         help="Its port for rank 0.",
     ),
+    click.option(
+        "--rank",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default="that of mpiexec, or 0",
+        envvar=["OMPI_COMM_WORLD_RANK", "PMI_RANK"],
+        help="With --dest-host: which of --ranks workers this is, from 0.",
+    ),
+    click.option(
+        "--ranks",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default="that of mpiexec, or 1",
+        envvar=["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"],
+        help="With --dest-host: how many workers there are.",
+    ),
+    click.option(
+        "--most-projections",
+        type=click.IntRange(min=1),
+        default=4096,
+        show_default=True,
+        help="With --dest-host: how many projections may come; its protocol does not say.",
+    ),
     update_options,
     click.option(
         "-c",
@@ -218,6 +241,10 @@ def start(context: click.Context, *, as_json: bool, **options: Any) -> None:
     """
     if bool(options["connect"]) == (options["dest_host"] is not None):
         raise click.UsageError("one of --connect and --dest-host is needed, and not both", context)
+    if options["checkpoint"] is not None and options["dest_host"] is not None:
+        raise click.UsageError(
+            "--checkpoint does not go with --dest-host: that distributor sends everything again", context
+        )
     if options["write_every"] is not None and options["output"] is None:
         raise click.UsageError("--write-every needs --output", context)
     if options["series"] is not None or options["series_every"] is not None:

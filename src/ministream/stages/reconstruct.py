@@ -41,6 +41,7 @@ from ministream.stages.assignment import Assignment, optional_number, stripes_fr
 from ministream.stages.blocks import Block
 from ministream.stages.keeper import Keeper, Progress
 from ministream.stages.memory import Budget, Demand, peak_bytes
+from ministream.stages.rank_inlet import RankInlet
 from ministream.stages.reconstruction import Reconstruction
 from ministream.stages.worker_results import ResultOptions, Snapshot, WorkerResults
 from ministream.stages.workers import COMPLETE
@@ -53,6 +54,7 @@ from ministream.transport import (
     Notice,
     credits_for,
 )
+from ministream.transport.rank_client import RankClient
 from ministream.window import SlidingWindow
 from ministream.wire import timage
 
@@ -74,6 +76,10 @@ class ReconstructOptions:
     dest_host : str or None
     dest_port : int
         Host of a distributor that speaks the mini-app's protocol, and its port for rank 0.
+    rank, ranks : int
+        Which of how many workers this is there.
+    most_projections : int
+        How many may come from there; it does not say.
     algorithm : str
         One of `ministream.stages.reconstruction.ALGORITHMS`.
     window, step, iterations : int
@@ -103,6 +109,9 @@ class ReconstructOptions:
     connect: Sequence[str] = ()
     dest_host: str | None = None
     dest_port: int = 5560
+    rank: int = 0
+    ranks: int = 1
+    most_projections: int = 4096
     algorithm: str = "os-sirt"
     window: int = 32
     step: int = 4
@@ -181,7 +190,7 @@ def _settings(options: ReconstructOptions) -> dict[str, Any]:
     }
 
 
-def inlet_for(options: ReconstructOptions, *, flow: str, attributes: Mapping[str, Any]) -> Inlet:
+def inlet_for(options: ReconstructOptions, *, flow: str, attributes: Mapping[str, Any]) -> Inlet | RankInlet:
     """Return what brings the projections: the one place that knows which kind of distributor there is.
 
     Parameters
@@ -190,8 +199,24 @@ def inlet_for(options: ReconstructOptions, *, flow: str, attributes: Mapping[str
     flow : str
         The worker's name.
     attributes : mapping
-        What the distributor is told about it.
+        What the distributor is told about it; the mini-app's is told nothing.
+
+    Raises
+    ------
+    InputError
+        There is no such rank, or an address is none.
+    ConnectionFailed
+        An address cannot be used.
     """
+    if options.dest_host is not None:
+        client = RankClient(
+            options.dest_host,
+            options.dest_port,
+            rank=options.rank,
+            ranks=options.ranks,
+            connect_timeout_s=options.connect_timeout_s,
+        )
+        return RankInlet(client, projections=options.most_projections)
     return Inlet(
         options.connect,
         flow=flow,
@@ -249,7 +274,7 @@ class _Worker:
             if self._keeper is not None:
                 self._keeper.remove()
 
-    def _join(self) -> Inlet:
+    def _join(self) -> Inlet | RankInlet:
         options, output = self._options, self._options.results.output
         attributes = {
             "output": None if output is None else str(output.absolute()),
@@ -264,7 +289,7 @@ class _Worker:
             attributes["replaces"] = self._replaces
         return inlet_for(options, flow=self.name, attributes=attributes)
 
-    def _stream(self, inlet: Inlet, stop: threading.Event) -> bool:
+    def _stream(self, inlet: Inlet | RankInlet, stop: threading.Event) -> bool:
         """Take everything in; tell whether the scan has ended, or it is time to stop."""
         while not stop.is_set():
             match inlet.receive(_WAIT_S):
@@ -426,7 +451,7 @@ class _Worker:
                 }
             )
 
-    def _keep(self, inlet: Inlet, *, now: bool = False) -> None:
+    def _keep(self, inlet: Inlet | RankInlet, *, now: bool = False) -> None:
         """Make a checkpoint, if there is something to keep, and one is due."""
         if self._keeper is None or self._assignment is None or not (self._blocks and self._confirmed):
             return
@@ -440,7 +465,7 @@ class _Worker:
 
     # ------------------------------------------------------------------ the end
 
-    def _complete(self, inlet: Inlet, stop: threading.Event) -> bool:
+    def _complete(self, inlet: Inlet | RankInlet, stop: threading.Event) -> bool:
         """Refine and write what has been streamed; tell whether that was done before `stop`."""
         for block in self._blocks:
             if block.finished:
