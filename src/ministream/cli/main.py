@@ -17,6 +17,7 @@ _COMMANDS = {
     "reconstruct": "Reconstruct slices while projections arrive.",
     "sirt": "The same, with the defaults of the mini-app's worker.",
     "quality": "Judge a volume, or one that is being reconstructed.",
+    "key": "Make a link key for the programs of a run.",
     "bench": "Measure a gateway: its data server, or a path through it.",
 }
 

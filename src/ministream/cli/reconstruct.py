@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ministream.cli.cluster_options import (
+    cluster_options,
+    is_given,
+    repeated,
+    spelling,
+    taken_cluster_options,
+)
+from ministream.cli.link_options import insecure_option, link_key_option
 from ministream.cli.options import (
     config_option,
+    error_events,
     json_option,
     reconnect_timeout_option,
     run_stage,
@@ -19,8 +28,13 @@ from ministream.cli.options import (
 )
 from ministream.cli.scan_options import ByteSize, update_options
 
+if TYPE_CHECKING:
+    from ministream.cluster import ClusterOptions
+
 F = TypeVar("F", bound=Callable[..., Any])
 
+_OF_ONE_HOST = ("publish", "threads", "checkpoint", "publish_pva", "write_every", "dest_host", "rank")
+"""What a worker on a cluster is told by its host, or cannot share with others."""
 COMPRESSIONS = ("gzip", "zstd", "lz4", "none")
 """Those of `ministream.sinks`, which is not imported so that help is quick; a test compares."""
 MINI_APP_PORT = 5560
@@ -98,7 +112,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--memory",
         type=ByteSize(),
         show_default="80 % of what is free",
-        help="What this process may use, such as 8GiB; slices that do not fit are refused.",
+        help="What this process may use, such as 8GiB; slices that do not fit are refused. With --dask slurm "
+        "or pbs: memory of a job.",
     ),
     click.option(
         "--checkpoint",
@@ -202,6 +217,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="How long the distributor may take to answer.",
     ),
     reconnect_timeout_option(),
+    link_key_option(),
+    insecure_option(),
+    cluster_options("--dask", own=("memory",)),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 1024),
+        default=1,
+        show_default=True,
+        help="With --dask: how many. The distributor should wait for as many (distribute --workers).",
+    ),
     json_option(),
     config_option(),
     verbose_option(),
@@ -221,18 +246,33 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     It may come and go at any time: the distributor shares the slices out again, and sends their earlier
     projections first. With --checkpoint it goes on with the slices that it had.
 
+    With --dask several workers run on a cluster: Dask places them, watches them, and starts those that are
+    lost again. --output is then the whole volume, in a folder that their hosts see; each worker uses the
+    cores of its Dask worker, and publishes where it runs.
+
     \b
     Examples:
       ministream reconstruct --connect tcp://127.0.0.1:5002 --output part.h5
-      ministream reconstruct --connect tcp://host:5002 --publish tcp://0.0.0.0:5003 --output part.h5
+      ministream reconstruct --connect tcp://host:5002 --output part.h5 --link-key run.key \\
+          --publish tcp://0.0.0.0:5003
       ministream reconstruct --connect tcp://host:5002 --checkpoint /scratch/worker-1 --memory 8GiB
       ministream reconstruct --connect tcp://host:5002 --output part.h5 --write-every 50 --publish-pva 2bm:Im
+      ministream reconstruct --connect tcp://host:5002 --output volume.h5 --link-key run.key \\
+          --dask slurm --workers 8 --partition short --cores 16 --memory 32GB
     """
     start(context, as_json=as_json, **options)
 
 
-def start(context: click.Context, *, as_json: bool, **options: Any) -> None:
-    """Run a worker with the options that were given.
+def start(
+    context: click.Context,
+    *,
+    as_json: bool,
+    key_file: Path | None,
+    insecure: bool,
+    workers: int,
+    **options: Any,
+) -> None:
+    """Run a worker, or several on a cluster, with the options that were given.
 
     Raises
     ------
@@ -241,6 +281,13 @@ def start(context: click.Context, *, as_json: bool, **options: Any) -> None:
     """
     if bool(options["connect"]) == (options["dest_host"] is not None):
         raise click.UsageError("one of --connect and --dest-host is needed, and not both", context)
+    with error_events(enabled=as_json):
+        cluster = taken_cluster_options(context, options, workers=workers, insecure=insecure, own=("memory",))
+    if cluster is not None:
+        _on_cluster(context, cluster, key_file, as_json=as_json, insecure=insecure, **options)
+        return
+    if is_given(context, "workers"):
+        raise click.UsageError("--workers is for --dask: without it this is one worker", context)
     if options["checkpoint"] is not None and options["dest_host"] is not None:
         raise click.UsageError(
             "--checkpoint does not go with --dest-host: that distributor sends everything again", context
@@ -257,8 +304,25 @@ def start(context: click.Context, *, as_json: bool, **options: Any) -> None:
 
     from ministream.stages import reconstruct
     from ministream.stages.worker_results import ResultOptions
+    from ministream.transport import link_key_for
 
+    with error_events(enabled=as_json):
+        link_key = link_key_for([options["publish"]], key_file, insecure=insecure)
     names = [entry.name for entry in fields(ResultOptions)]
     results = ResultOptions(**{name: options.pop(name) for name in names})
-    settings = reconstruct.ReconstructOptions(results=results, **options)
+    settings = reconstruct.ReconstructOptions(results=results, link_key=link_key, **options)
     run_stage(lambda report, stop: reconstruct.run(settings, report, stop), as_json=as_json)
+
+
+def _on_cluster(
+    context: click.Context, cluster: ClusterOptions, key_file: Path | None, *, as_json: bool, **options: Any
+) -> None:
+    from ministream.cluster import PlacedOptions, reconstruct
+
+    for name in _OF_ONE_HOST:
+        if is_given(context, name):
+            raise click.UsageError(f"{spelling(context, name)} does not go with --dask", context)
+        del options[name]
+    output = options.pop("output")
+    placed = PlacedOptions(arguments=repeated(context, options), output=output, key_file=key_file)
+    run_stage(lambda report, stop: reconstruct(cluster, placed, report, stop), as_json=as_json)

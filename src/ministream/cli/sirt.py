@@ -13,6 +13,7 @@ _DEFAULTS = {
     "step": 1,
     "refine": 0,
     "publish": "tcp://*:52000",
+    "insecure": True,
     "publish_every": 10_000,
     "series": ".",
     "series_every": 10_000,
@@ -31,7 +32,8 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
 
     After each projection one iteration over the newest 32; no pass over all of them in the end. It is
     `ministream reconstruct` with other defaults, so everything that one can do it can, too. Without --connect
-    it asks the mini-app's distributor at --dest-host.
+    it asks the mini-app's distributor at --dest-host. The mini-app's viewers know no key: without --link-key
+    whoever reaches --pub-addr sees the slices.
 
     \b
     Examples:

@@ -57,6 +57,7 @@ from ministream.transport import (
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Outlet,
     credits_for,
@@ -105,6 +106,8 @@ class DistributeOptions:
         How long another worker may take to come back before its slices are given to others.
     state_dir : Path or None
         Where to keep the scan, so that a distributor that was killed can be started again.
+    link_key : LinkKey or None
+        Serve only workers who have it, and encrypt what they get.
     """
 
     connect: Sequence[str]
@@ -118,6 +121,7 @@ class DistributeOptions:
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
     worker_timeout_s: float = 15.0
     state_dir: Path | None = None
+    link_key: LinkKey | None = None
 
 
 def run(options: DistributeOptions, report: Report, stop: threading.Event) -> None:
@@ -157,6 +161,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 options.listen,
                 description={"stage": "distribute"},
                 reconnect_timeout_s=options.reconnect_timeout_s,
+                key=options.link_key,
             )
         )
         ready = {"event": "ready", "address": outlet.address}

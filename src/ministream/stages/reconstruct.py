@@ -50,6 +50,7 @@ from ministream.transport import (
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Notice,
     credits_for,
@@ -104,6 +105,8 @@ class ReconstructOptions:
         How long the distributor may take to answer.
     reconnect_timeout_s : float
         How long it may take to come back when its connections are lost.
+    link_key : LinkKey or None
+        That of the distributor, if it has one; viewers need it too.
     """
 
     connect: Sequence[str] = ()
@@ -126,6 +129,7 @@ class ReconstructOptions:
     credits: int | None = None
     connect_timeout_s: float = 30.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+    link_key: LinkKey | None = None
 
 
 def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> None:
@@ -158,7 +162,7 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
                 options.checkpoint, every_s=options.checkpoint_every_s, settings=_settings(options)
             )
             stack.enter_context(keeper)
-        results = stack.enter_context(WorkerResults(options.results))
+        results = stack.enter_context(WorkerResults(options.results, key=options.link_key))
         try:
             warm_up(options.threads)
             usable_threads(options.threads)
@@ -224,6 +228,7 @@ def inlet_for(options: ReconstructOptions, *, flow: str, attributes: Mapping[str
         attributes=attributes,
         connect_timeout_s=options.connect_timeout_s,
         reconnect_timeout_s=options.reconnect_timeout_s,
+        key=options.link_key,
     )
 
 

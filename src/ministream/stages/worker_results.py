@@ -28,6 +28,7 @@ from ministream.sinks import (
 )
 from ministream.stages.blocks import Block
 from ministream.stages.broadcast import VolumePublisher
+from ministream.transport import LinkKey
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,12 @@ class Snapshot:
 class WorkerResults:
     """Gives away what there is. A context manager.
 
+    Parameters
+    ----------
+    options : ResultOptions
+    key : LinkKey or None
+        What viewers by ZeroMQ must have; None for everybody, in the clear.
+
     Attributes
     ----------
     address : str
@@ -135,7 +142,7 @@ class WorkerResults:
         An address cannot be bound.
     """
 
-    def __init__(self, options: ResultOptions) -> None:
+    def __init__(self, options: ResultOptions, *, key: LinkKey | None = None) -> None:
         self._options = options
         self._live: LiveVolume | None = None
         self._live_slices = range(0)
@@ -147,7 +154,7 @@ class WorkerResults:
             check_writable(options.series / "000000-recon.h5")
         self._images = None if options.publish_pva is None else SliceServer(options.publish_pva)
         try:
-            self._publisher = VolumePublisher(options.publish)
+            self._publisher = VolumePublisher(options.publish, key=key)
         except BaseException:
             self._close_images()
             raise
