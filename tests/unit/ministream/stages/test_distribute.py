@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,12 @@ from ministream.errors import (
     ProtocolError,
     StageError,
 )
-from ministream.frames import Frame, FrameKind, ScanDescription
+from ministream.frames import Frame, FrameKind
 from ministream.stages.distribute import DistributeOptions, run
 from ministream.stages.workers import COMPLETE
-from ministream.transport import Ended, Inlet, Joined, Left, Message, Notice, Outlet
+from ministream.transport import Ended, Inlet, Message, Notice, Outlet
 from ministream.wire import timage
+from support.driven_daq import Daq
 from support.stages import StageThread
 
 WAIT_S = 20.0
@@ -44,64 +44,6 @@ class Distributor(StageThread):
             "reconnect_timeout_s": 0.5,
         } | options
         super().__init__(run, DistributeOptions(connect=[daq], **values), wait_s=WAIT_S)
-
-
-class Daq:
-    """A DAQ's outlet; the test sends."""
-
-    def __init__(self, **changes: Any) -> None:
-        values = {
-            "name": "test",
-            "rows": ROWS,
-            "columns": COLUMNS,
-            "pixel_type": "uint16",
-            "projections": PROJECTIONS,
-            "flat_fields": 1,
-            "dark_fields": 1,
-        } | changes
-        self.outlet = Outlet(description=asdict(ScanDescription(**values)))
-        self.flow = ""
-        self.sequence = 0
-        self.left: Left | None = None
-
-    def accept(self) -> None:
-        give_up_at = time.monotonic() + WAIT_S
-        while not self.flow:
-            assert time.monotonic() < give_up_at
-            for event in self.outlet.poll(0.1):
-                if isinstance(event, Joined):
-                    self.flow = event.flow
-
-    def send(
-        self, kind: FrameKind, pixels: np.ndarray | int, angle: float = 0.0, *, again: bool = False
-    ) -> None:
-        """Send a frame; wait for the credit."""
-        if isinstance(pixels, int):
-            pixels = np.full((ROWS, COLUMNS), pixels, np.uint16)
-        give_up_at = time.monotonic() + WAIT_S
-        while not self.outlet.can_send(self.flow):
-            assert time.monotonic() < give_up_at
-            self.poll(0.05)
-        self.sequence -= again
-        frame = Frame(sequence=self.sequence, kind=kind, pixels=pixels, angle_rad=angle)
-        self.outlet.send(self.flow, timage.encode(frame))
-        self.sequence += 1
-
-    def send_fields(self) -> None:
-        self.send(FrameKind.DARK_FIELD, 100)
-        self.send(FrameKind.FLAT_FIELD, 60_100)
-
-    def poll(self, timeout_s: float) -> None:
-        for event in self.outlet.poll(timeout_s):
-            if isinstance(event, Left):
-                self.left = event
-
-    def finish(self) -> None:
-        self.outlet.finish(self.flow)
-        give_up_at = time.monotonic() + WAIT_S
-        while self.left is None:
-            assert time.monotonic() < give_up_at
-            self.poll(0.1)
 
 
 class Worker:

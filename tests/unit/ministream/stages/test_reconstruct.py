@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ministream.errors import (
 from ministream.frames import Frame, FrameKind
 from ministream.stages.broadcast import VolumeSubscriber
 from ministream.stages.reconstruct import ReconstructOptions, run
+from ministream.stages.worker_results import ResultOptions
 from ministream.stages.workers import COMPLETE
 from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
 from ministream.wire import timage
@@ -37,7 +39,10 @@ class Worker(StageThread):
 
     def __init__(self, distributor: str, **options: Any) -> None:
         values = {"threads": 1, "window": 8, "refine": 2, "connect_timeout_s": 2.0} | options
-        super().__init__(run, ReconstructOptions(connect=[distributor], **values), wait_s=WAIT_S)
+        names = {entry.name for entry in fields(ResultOptions)} & values.keys()
+        results = ResultOptions(**{name: values.pop(name) for name in names})
+        chosen = ReconstructOptions(connect=[distributor], results=results, **values)
+        super().__init__(run, chosen, wait_s=WAIT_S)
 
 
 class Distributor:
@@ -137,7 +142,10 @@ def test_every_projection_is_reconstructed_written_and_published(
     worker = start(stack, distributor, output=output)
     with VolumeSubscriber([worker.address]) as viewer:
         distributor.accept()
-        assert distributor.attributes == {"output": str(output), "scan": None, "blocks": []}
+        assert distributor.attributes["output"] == str(output)
+        assert (distributor.attributes["scan"], distributor.attributes["blocks"]) == (None, [])
+        assert distributor.attributes["memory"] > 0
+        assert distributor.attributes["algorithm"] == "window-replay"
         distributor.assign()
         for index in range(VIEWS):
             distributor.send(index)

@@ -1,0 +1,258 @@
+"""How much memory a worker may use, and how many slices it can have with that.
+
+A worker says at joining what its slices may use; the distributor knows the size of the scan, and gives nobody
+more than fits. Both count as here: what the algorithm holds of each slice, projections that are on their way,
+and what is sent to viewers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ministream.errors import InputError
+from ministream.stages.broadcast import MESSAGE_BYTES
+from ministream.stages.reconstruction import Reconstruction
+from ministream.transport import FIRST_CREDITS, credits_for
+
+SHARE = 0.8
+"""Of the memory that is free when a worker starts."""
+_FIXED_BYTES = 48 << 20
+"""Room for what is counted nowhere: buffers of sockets and files, and what an update needs for a moment."""
+_CGROUP = Path("/sys/fs/cgroup")
+_FACTOR = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What the slices of a scan need at a worker.
+
+    Parameters
+    ----------
+    algorithm : str
+    columns, projections : int
+    threads : int
+    credits : int or None
+        Projections that may be on their way; None for what `credits_for` says.
+    """
+
+    algorithm: str
+    columns: int
+    projections: int
+    threads: int = 1
+    credits: int | None = None
+
+    def bytes_for(self, slices: int) -> int:
+        """Return what so many slices need.
+
+        Raises
+        ------
+        InputError
+            The algorithm is unknown.
+        """
+        held = Reconstruction.memory_bytes(
+            algorithm=self.algorithm,
+            slices=slices,
+            columns=self.columns,
+            projections=self.projections,
+            threads=self.threads,
+        )
+        rows = 4 * slices * self.columns
+        credits = self.credits or max(credits_for(rows), FIRST_CREDITS)
+        under_way = rows * min(credits, self.projections)
+        volume = 4 * slices * self.columns**2
+        # one that is made, and those that wait for viewers
+        sent = 3 * min(volume, max(MESSAGE_BYTES, 4 * self.columns**2))
+        return held + under_way + sent + _FIXED_BYTES
+
+    def slices_in(self, budget_bytes: int, most: int) -> int:
+        """Return how many slices fit into so many bytes, `most` at most."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.bytes_for(middle) <= budget_bytes:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What this process may use.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        In all.
+    base_bytes : int
+        What it uses before it has slices.
+    told : bool
+        The user has said so.
+    """
+
+    limit_bytes: int
+    base_bytes: int
+    told: bool
+
+    @classmethod
+    def of_this_process(cls, limit_bytes: int | None) -> Budget:
+        """Return the budget of this process, as it is now: before its first slices.
+
+        Parameters
+        ----------
+        limit_bytes : int or None
+            None for a share of what is free.
+        """
+        base = int(psutil.Process().memory_info().rss)
+        if limit_bytes is not None:
+            return cls(limit_bytes=limit_bytes, base_bytes=base, told=True)
+        return cls(limit_bytes=base + int(SHARE * free_bytes()), base_bytes=base, told=False)
+
+    @property
+    def for_slices(self) -> int:
+        """Bytes that are left for slices."""
+        return max(0, self.limit_bytes - self.base_bytes)
+
+    def check(self, demand: Demand, slices: int, name: str) -> None:
+        """Refuse slices that do not fit.
+
+        Raises
+        ------
+        InputError
+            They do not; it tells the numbers, and what to do.
+        """
+        needed = demand.bytes_for(slices)
+        if needed <= self.for_slices:
+            return
+        where = "--memory" if self.told else f"{SHARE:.0%} of what is free"
+        fit = demand.slices_in(self.for_slices, slices)
+        raise InputError(
+            f"{slices} slices of {name} need {shown(needed)} of memory with {demand.algorithm} "
+            f"({demand.columns} columns, {demand.projections} projections), and {shown(self.for_slices)} are "
+            f"left of {shown(self.limit_bytes)} ({where}) beside the {shown(self.base_bytes)} of the "
+            f"program: {fit} would fit. {advice(slices, fit)}"
+        )
+
+
+def advice(slices: int, fit: int) -> str:
+    """Return what to do when of so many slices only some fit at one worker."""
+    more = f"start {-(-slices // fit)} workers of this size, " if fit else ""
+    return (
+        f"What helps: {more}a larger --memory, fewer --rows, an algorithm that keeps less (sirt), or columns "
+        "binned by two, which need a quarter"
+    )
+
+
+def room_of(attributes: Mapping[str, Any], *, columns: int, projections: int, most: int) -> int | None:
+    """Return how many slices a worker can have, by what it has said at joining; None if it has said nothing.
+
+    It is the peer's word: what cannot be is taken for nothing said.
+    """
+    memory, algorithm, threads, credits = (
+        attributes.get(name) for name in ("memory", "algorithm", "threads", "credits")
+    )
+    if not _is_count(memory) or not isinstance(algorithm, str):
+        return None
+    demand = Demand(
+        algorithm=algorithm,
+        columns=columns,
+        projections=projections,
+        threads=threads if _is_count(threads) and threads else 1,
+        credits=credits if _is_count(credits) and credits else None,
+    )
+    try:
+        return demand.slices_in(int(memory), most)  # type: ignore[arg-type]
+    except InputError:
+        # an algorithm of another version
+        return None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def free_bytes(*, cgroup: Path = _CGROUP) -> int:
+    """Return how much memory this process can still get: of the machine, and of its control groups."""
+    free = int(psutil.virtual_memory().available)
+    for folder in _control_groups(cgroup):
+        limit, used = _limits(folder)
+        if limit is not None and used is not None:
+            free = min(free, max(0, limit - used))
+    return free
+
+
+def _control_groups(root: Path) -> list[Path]:
+    """Return the folders of the control groups with memory limits that this process is in, and above."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        below = Path(path.lstrip("/"))
+        # in a container the path may be that outside, and only the top is there
+        folders += [top / parent for parent in (below, *below.parents)]
+    return folders
+
+
+def _limits(folder: Path) -> tuple[int | None, int | None]:
+    """Return limit and use of a control group, of version 2 or 1."""
+    limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+    if used is not None:
+        # files that were read once: the kernel gives that back when it is needed
+        used = max(0, used - _cached(folder / "memory.stat"))
+    return limit, used
+
+
+def _cached(path: Path) -> int:
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    found = dict(line.split(" ", 1) for line in lines if " " in line)
+    number = found.get("total_inactive_file", found.get("inactive_file", "0")).strip()
+    return int(number) if number.isdigit() else 0
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had."""
+    for line in Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * _FACTOR
+    return 0
+
+
+def shown(size: int) -> str:
+    """Return a size as people write it.
+
+    Examples
+    --------
+    >>> shown(3 << 29)
+    '1.5 GiB'
+    """
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < _FACTOR:
+            break
+        value, unit = value / _FACTOR, larger
+    return f"{value:.4g} {unit}"
