@@ -68,7 +68,18 @@ class SlidingWindow:
         return self._waiting
 
     def restore(self, newest: IndexArray, waiting: int) -> None:
-        """Go on where another window was, with its `newest` views, of which so many are `waiting`."""
+        """Go on where another window was, with its `newest` views, of which so many are `waiting`.
+
+        Raises
+        ------
+        InputError
+            No window of this length and step can be there.
+        """
+        if not 0 <= waiting < self.step or not waiting <= len(newest) <= self.length:
+            raise InputError(
+                f"a window of {self.length} views, due every {self.step}, cannot hold {len(newest)} views"
+                f" of which {waiting} wait"
+            )
         self._views = deque(newest.tolist(), maxlen=self.length)
         self._waiting = waiting
 
@@ -77,7 +88,7 @@ class SlidingWindow:
         if self._waiting == 0:
             return None
         self._waiting = 0
-        return np.array(self._views, np.intp)
+        return self.newest
 
 
 def ordered_subsets(angles_rad: Sequence[float] | npt.NDArray[np.float64], subsets: int) -> list[IndexArray]:

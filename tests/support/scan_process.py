@@ -26,7 +26,7 @@ def undisturbed_volume(refine: int = 1) -> np.ndarray:
     with open_source(SCAN) as source:
         corrector = Corrector(source.describe())
         reconstruction = Reconstruction(
-            algorithm="os-sirt",
+            algorithm="window-replay",
             slices=ROWS,
             columns=COLUMNS,
             projections=PROJECTIONS,

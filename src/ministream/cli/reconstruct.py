@@ -241,7 +241,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """Reconstruct slices while their projections arrive.
 
     Takes from the distributor the rows of this worker's share of the slices; keeps every view; updates the
-    slices as views come in; refines them over all views at the end. Slices are never negative.
+    slices as views come in; refines them over all views at the end.
 
     It may come and go at any time: the distributor shares the slices out again, and sends their earlier
     projections first. With --checkpoint it goes on with the slices that it had.

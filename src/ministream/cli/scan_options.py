@@ -14,6 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 VIEW_ORDERS = ("as-measured", "interlaced", "golden-angle", "bit-reversed")
 """Those of `ministream.sources.ViewOrder`, which is not imported so that help is quick; a test compares."""
 
+ALGORITHMS = ("sirt", "window-replay", "os-sirt", "fista", "fbp")
+"""Those of `ministream.algorithms`, likewise."""
+
 
 class _Center(click.ParamType[float | None]):
     """A column index, or ``auto``: None."""
@@ -72,16 +75,17 @@ class ByteSize(click.ParamType[int]):
 
 
 def update_options(command: F) -> F:
-    """Add what says which updates a reconstruction gets: algorithm, window, step, iterations, refine."""
+    """Add what says which updates a reconstruction gets: algorithm, window, step and so on."""
     return with_options(
         command,
         click.option(
             "--algorithm",
-            type=click.Choice(["sirt", "os-sirt"]),
-            default="os-sirt",
+            type=click.Choice(ALGORITHMS),
+            default="window-replay",
             show_default=True,
-            help="sirt: sliding window of the newest views; "
-            "os-sirt: newest views plus a spread replay of all.",
+            help="sirt: sliding window of the newest views, as the mini-app; window-replay: newest views and a "
+            "spread replay of earlier ones; os-sirt: ordered subsets over all views so far; fista: these with "
+            "momentum; fbp: filtered back projection, as a preview.",
         ),
         click.option(
             "--window",
@@ -116,6 +120,27 @@ def update_options(command: F) -> F:
             default=3,
             show_default=True,
             help="Passes over all views after the last has arrived.",
+        ),
+        click.option(
+            "--total-variation",
+            type=click.FloatRange(min=0, max=1000),
+            default=1.0,
+            show_default=True,
+            metavar="STRENGTH",
+            help="How strongly the slices are denoised, in units of the noise that the projections have. 0: not "
+            "at all. Of sirt and fbp, only the passes after the last projection are.",
+        ),
+        click.option(
+            "--allow-negative",
+            is_flag=True,
+            help="Let the slices become negative, as those of phase contrast do.",
+        ),
+        click.option(
+            "--first-image",
+            type=click.Choice(["zero", "fbp"]),
+            default="zero",
+            show_default=True,
+            help="What the first update begins with: nothing, or a filtered back projection.",
         ),
     )
 

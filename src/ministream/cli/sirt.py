@@ -12,6 +12,8 @@ _DEFAULTS = {
     "algorithm": "sirt",
     "step": 1,
     "refine": 0,
+    "total_variation": 0.0,
+    "allow_negative": True,
     "publish": "tcp://*:52000",
     "insecure": True,
     "publish_every": 10_000,
@@ -30,7 +32,7 @@ _DEFAULTS = {
 def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """Reconstruct as the worker of the APS streaming mini-app does: its options, its defaults.
 
-    After each projection one iteration over the newest 32; no pass over all of them in the end. It is
+    After each projection one iteration over the newest 32, without constraint; no passes in the end. It is
     `ministream reconstruct` with other defaults, so everything that one can do it can, too. Without --connect
     it asks the mini-app's distributor at --dest-host. The mini-app's viewers know no key: without --link-key
     whoever reaches --pub-addr sees the slices.

@@ -31,6 +31,9 @@ class RunOptions:
         Order in which the views are played.
     algorithm : str
     window, step, iterations, refine : int
+    total_variation : float
+    allow_negative : bool
+    first_image : str
     center : float or None
         A column index, or None to find it.
     stripes : str
@@ -50,6 +53,9 @@ class RunOptions:
     step: int
     iterations: int
     refine: int
+    total_variation: float
+    allow_negative: bool
+    first_image: str
     center: float | None
     stripes: str
     flat_value: float | None = None
@@ -99,6 +105,8 @@ def placed_reconstruct(options: RunOptions, distributor: str) -> list[str]:
         *_program("reconstruct", "--connect", distributor),
         *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
         *("--iterations", str(options.iterations), "--refine", str(options.refine)),
+        *("--total-variation", f"{options.total_variation:g}", "--first-image", options.first_image),
+        *(["--allow-negative"] if options.allow_negative else []),
     ]
 
 

@@ -389,6 +389,7 @@ class _Run:
             "step": options.step,
             "iterations": options.iterations,
             "refine": options.refine,
+            "total_variation": options.total_variation,
             "stripes": options.stripes,
             "order": options.order,
             "projections": self.progress.projections_total,

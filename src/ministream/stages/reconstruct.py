@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from ministream.algorithms import DEFAULT_ALGORITHM
 from ministream.errors import FlowUnknown, InputError, ProtocolError
 from ministream.kernels.sirt import warm_up
 from ministream.kernels.threads import usable_threads
@@ -82,11 +83,15 @@ class ReconstructOptions:
     most_projections : int
         How many may come from there; it does not say.
     algorithm : str
-        One of `ministream.stages.reconstruction.ALGORITHMS`.
+        A name of `ministream.algorithms.ALGORITHMS`.
     window, step, iterations : int
         Views per update, new views between updates, iterations per update.
     refine : int
         Passes over all views after the last has arrived.
+    total_variation, first_image
+        See `ministream.algorithms.Settings`.
+    allow_negative : bool
+        Whether slices may become negative.
     threads : int or None
         None for one for each usable core.
     center : float or None
@@ -115,11 +120,14 @@ class ReconstructOptions:
     rank: int = 0
     ranks: int = 1
     most_projections: int = 4096
-    algorithm: str = "os-sirt"
+    algorithm: str = DEFAULT_ALGORITHM
     window: int = 32
     step: int = 4
     iterations: int = 1
     refine: int = 3
+    total_variation: float = 1.0
+    allow_negative: bool = False
+    first_image: str = "zero"
     threads: int | None = None
     center: float | None = None
     results: ResultOptions = field(default_factory=ResultOptions)
@@ -191,6 +199,9 @@ def _settings(options: ReconstructOptions) -> dict[str, Any]:
         "step": options.step,
         "iterations": options.iterations,
         "center": options.center,
+        "total_variation": options.total_variation,
+        "allow_negative": options.allow_negative,
+        "first_image": options.first_image,
     }
 
 
@@ -424,6 +435,9 @@ class _Worker:
             window=options.window,
             step=options.step,
             iterations=options.iterations,
+            nonnegative=not options.allow_negative,
+            total_variation=options.total_variation,
+            first_image=options.first_image,
             threads=options.threads,
         )
 
@@ -479,11 +493,10 @@ class _Worker:
                 block.reconstruction.finish()
                 block.flushed = True
                 self._note_update()
-            more = True
-            while more and block.passes < self._options.refine:
+            while block.passes < self._options.refine:
                 if stop.is_set():
                     return False
-                more = block.reconstruction.refine()
+                block.reconstruction.refine()
                 block.passes += 1
                 self._note_update()
                 # it takes long, and the distributor must not take this for silence
@@ -508,6 +521,8 @@ class _Worker:
             "step": options.step,
             "iterations": options.iterations,
             "refine": options.refine,
+            "total_variation": options.total_variation,
+            "allow_negative": options.allow_negative,
         }
         return Snapshot(
             blocks=list(self._blocks),

@@ -1,4 +1,4 @@
-"""Workers with little memory: what cannot fit is refused before the first projection; what fits stays inside."""
+"""Workers with little memory: what cannot fit is refused before the first projection, what fits stays in."""
 
 from __future__ import annotations
 

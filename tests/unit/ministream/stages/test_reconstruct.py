@@ -145,7 +145,7 @@ def test_every_projection_is_reconstructed_written_and_published(
         assert distributor.attributes["output"] == str(output)
         assert (distributor.attributes["scan"], distributor.attributes["blocks"]) == (None, [])
         assert distributor.attributes["memory"] > 0
-        assert distributor.attributes["algorithm"] == "os-sirt"
+        assert distributor.attributes["algorithm"] == "window-replay"
         distributor.assign()
         for index in range(VIEWS):
             distributor.send(index)
@@ -172,7 +172,7 @@ def test_every_projection_is_reconstructed_written_and_published(
     assert volume[:, 15, 2].max() < 0.01
     assert attributes["slice_begin"] == 3
     assert attributes["rotation_center"] == CENTER
-    assert attributes["algorithm"] == "os-sirt"
+    assert attributes["algorithm"] == "window-replay"
 
 
 def test_it_acknowledges_as_it_goes(stack: ExitStack, distributor: Distributor) -> None:
