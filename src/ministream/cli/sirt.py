@@ -8,6 +8,8 @@ import click
 
 from ministream.cli.reconstruct import start, worker_options
 
+_EDGE_TO_MIDDLE = 0.5
+"""Columns: ours count from the middle of the first."""
 _DEFAULTS = {
     "algorithm": "sirt",
     "step": 1,
@@ -27,7 +29,9 @@ _DEFAULTS = {
     short_help="The same, with the defaults of the mini-app's worker.",
     context_settings={"default_map": _DEFAULTS},
 )
-@worker_options
+@worker_options(
+    center="counted from the edge of the first column, as the mini-app does: half the columns is the middle"
+)
 @click.pass_context
 def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """Reconstruct as the worker of the APS streaming mini-app does: its options, its defaults.
@@ -44,4 +48,6 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """
     if not options["connect"] and options["dest_host"] is None:
         options["dest_host"] = "localhost"
+    if options["center"]:
+        options["center"] -= _EDGE_TO_MIDDLE
     start(context, as_json=as_json, **options)

@@ -109,7 +109,7 @@ def test_slices_go_where_there_is_room_and_the_peak_stays_inside_the_budget(
     processes: MarkedProcesses, tmp_path: Path, base_bytes: int
 ) -> None:
     # 200 views of 512 columns are 0.4 MiB a slice, its image 1 MiB
-    budgets = [base_bytes + 150 * MIB, base_bytes + 400 * MIB]
+    budgets = [base_bytes + 245 * MIB, base_bytes + 500 * MIB]
     _, distributor, workers = start(processes, tmp_path, rows=120, budgets=budgets)
     peaks = [Peak(worker.process.pid) for worker in workers]
     received = distributor.done()
