@@ -40,8 +40,9 @@ from ministream.kernels.threads import usable_threads
 from ministream.partition import overlap
 from ministream.stages.assignment import Assignment, optional_number, stripes_from
 from ministream.stages.blocks import Block
+from ministream.stages.host_memory import peak_bytes
 from ministream.stages.keeper import Keeper, Progress
-from ministream.stages.memory import Budget, Demand, peak_bytes
+from ministream.stages.memory import Budget, Demand
 from ministream.stages.rank_inlet import RankInlet
 from ministream.stages.reconstruction import Reconstruction
 from ministream.stages.worker_results import ResultOptions, Snapshot, WorkerResults

@@ -13,7 +13,7 @@ from ministream.sinks import read_volume
 from support.processes import MarkedProcesses
 from support.stage_process import Stage
 
-COLUMNS, PROJECTIONS = 512, 200
+COLUMNS, PROJECTIONS = 256, 64
 MIB = 1 << 20
 
 
@@ -60,7 +60,8 @@ def start(
     workers = [
         Stage(
             processes,
-            *("reconstruct", "--connect", address, "--threads", "1", "--refine", "1"),
+            *("reconstruct", "--connect", address, "--threads", "1", "--refine", "0"),
+            *("--algorithm", "sirt", "--step", "16"),
             *("--memory", f"{budget / MIB:.0f}MiB", "--output", tmp_path / f"part-{number}.h5"),
         )
         for number, budget in enumerate(budgets)
@@ -92,10 +93,10 @@ def test_a_scan_that_fits_nowhere_is_refused_with_the_numbers(
     processes: MarkedProcesses, tmp_path: Path, base_bytes: int
 ) -> None:
     _, distributor, workers = start(
-        processes, tmp_path, rows=100, budgets=[base_bytes + 100 * MIB, base_bytes + 150 * MIB]
+        processes, tmp_path, rows=300, budgets=[base_bytes + 100 * MIB, base_bytes + 150 * MIB]
     )
     assert distributor.end() == 3
-    assert "100 slices of phantom" in distributor.log
+    assert "300 slices of phantom" in distributor.log
     assert "do not fit into the memory of 2 workers" in distributor.log
     assert "workers of this size" in distributor.log
     assert "binned by two" in distributor.log
@@ -108,20 +109,19 @@ def test_a_scan_that_fits_nowhere_is_refused_with_the_numbers(
 def test_slices_go_where_there_is_room_and_the_peak_stays_inside_the_budget(
     processes: MarkedProcesses, tmp_path: Path, base_bytes: int
 ) -> None:
-    # 200 views of 512 columns are 0.4 MiB a slice, its image 1 MiB
-    budgets = [base_bytes + 245 * MIB, base_bytes + 500 * MIB]
-    _, distributor, workers = start(processes, tmp_path, rows=120, budgets=budgets)
+    # 64 views of 256 columns are 64 KiB a slice, its image 256 KiB
+    budgets = [base_bytes + 160 * MIB, base_bytes + 400 * MIB]
+    _, distributor, workers = start(processes, tmp_path, rows=300, budgets=budgets)
     peaks = [Peak(worker.process.pid) for worker in workers]
     received = distributor.done()
     sizes = {Path(part["output"]).name: part["slice_count"] for part in received["parts"]}
-    assert sum(sizes.values()) == 120
+    assert sum(sizes.values()) == 300
     # not even halves: the first has no room for so many
-    assert 0 < sizes["part-0.h5"] < 55 < sizes["part-1.h5"]
+    assert 0 < sizes["part-0.h5"] < 140 < 160 < sizes["part-1.h5"]
     for number, (worker, peak, budget) in enumerate(zip(workers, peaks, budgets, strict=True)):
         done = worker.done()
         reached = max(peak.end(), done["memory_peak"])
         held = sizes[f"part-{number}.h5"] * (4 * COLUMNS * (COLUMNS + PROJECTIONS))
-        print(number, reached / MIB, budget / MIB, held / MIB, done["memory_peak"] / MIB)
         assert base_bytes / 2 + held < reached <= budget
         volume, _ = read_volume(tmp_path / f"part-{number}.h5")
         assert np.isfinite(volume).all()

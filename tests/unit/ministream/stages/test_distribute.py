@@ -526,19 +526,18 @@ def test_one_that_was_started_again_takes_its_place_with_what_it_has(stack: Exit
     workers = join_in_order(stack, address, {}, {})
     daq.accept()
     daq.send_fields()
-    scan = [worker.notice().message["scan"] for worker in workers][0]
+    scans = {worker.notice().message["scan"] for worker in workers}
     for index in range(4):
         daq.send(FrameKind.PROJECTION, *view(index))
         assert [worker.frame().sequence for worker in workers] == [index, index]
     # the first is still there, for all that the distributor knows
     again = join(
-        stack, address, 9, attributes={"replaces": "worker-0", "scan": scan, "blocks": [[0, 2, 3]]}
+        stack, address, 9, attributes={"replaces": "worker-0", "scan": scans.pop(), "blocks": [[0, 2, 3]]}
     )
     assert again.notice().message["blocks"] == [[0, 2, 3]]
     assert again.frame().sequence == 3
     with pytest.raises(ConnectionFailed, match="was started in its place"):
-        while True:
-            workers[0].next()
+        workers[0].drain()
     daq.send(FrameKind.PROJECTION, *view(4))
     assert (again.frame().sequence, workers[1].frame().sequence) == (4, 4)
 
