@@ -15,8 +15,9 @@ from ministream.algorithms.ordered_subsets import OrderedSubsets
 from ministream.algorithms.replay import WindowReplay
 from ministream.algorithms.window_sirt import WindowSirt
 from ministream.errors import InputError
+from ministream.kernels import sirt, total_variation
 
-__all__ = ["ALGORITHMS", "DEFAULT_ALGORITHM", "Algorithm", "Settings", "State", "algorithm_named"]
+__all__ = ["ALGORITHMS", "DEFAULT_ALGORITHM", "Algorithm", "Settings", "State", "algorithm_named", "warm_up"]
 
 ALGORITHMS: Mapping[str, type[Algorithm]] = {
     algorithm.name: algorithm
@@ -37,3 +38,20 @@ def algorithm_named(name: str) -> type[Algorithm]:
         return ALGORITHMS[name]
     except KeyError:
         raise InputError(f"algorithm {name!r} is not one of {', '.join(ALGORITHMS)}") from None
+
+
+def warm_up(threads: int | None = None) -> None:
+    """Compile all kernels, or load them if they were compiled before.
+
+    Parameters
+    ----------
+    threads : int, optional
+        At most so many threads; default: one for each core that this process may use.
+
+    Raises
+    ------
+    ValueError
+        The number of threads is out of its range.
+    """
+    sirt.warm_up(threads)
+    total_variation.warm_up(threads)

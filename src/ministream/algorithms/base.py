@@ -1,12 +1,12 @@
 """What every algorithm has: when an update is due, what it works on, and what a checkpoint must hold.
 
-An algorithm is told of each view that has been added to a `SirtEngine`, and updates the engine's slices: while
-views arrive, when the scan ends, and in passes over all views after that. It always goes on from the slices as
-they are. What it needs besides is in its state.
+An algorithm is told of each view that has been added to a `SirtEngine`, and updates the engine's slices:
+while views arrive, when the scan ends, and in passes over all views after that. It always goes on from the
+slices as they are. What it needs besides is in its state.
 
-No slice knows another one. Slices that are reconstructed alone, or with others, or that are moved to another
-worker and made again there, come out the same bit for bit. So whatever an algorithm decides from what it
-measures, it decides for each slice by itself.
+No slice knows another one. Slices that are reconstructed alone, or with others, or that are moved to
+another worker and made again there, come out the same bit for bit. So whatever an algorithm decides from
+what it measures, it decides for each slice by itself.
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ class Algorithm(ABC):
             "residual": np.array(self.residual),
         }
 
-    def restore(self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]) -> None:
+    def restore(
+        self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]
+    ) -> None:
         """Go on from a `state`; the engine has its views already.
 
         Raises
@@ -173,7 +175,10 @@ class Algorithm(ABC):
             The state is that of other slices, or of another algorithm.
         """
         views = len(angles_rad)
-        volume, used = self._part(state, "volume", self.engine.volume.shape), self._part(state, "used", (views,))
+        volume, used = (
+            self._part(state, "volume", self.engine.volume.shape),
+            self._part(state, "used", (views,)),
+        )
         newest = self._part(state, "newest", (min(views, self.settings.window),))
         self.arrivals.restore(newest.astype(np.intp), int(self._part(state, "waiting", ())))
         self.engine.volume[:] = volume
@@ -188,7 +193,9 @@ class Algorithm(ABC):
         if name not in state:
             raise InputError(f"there is no {name!r} in what is said to be the state of {self.name}")
         if state[name].shape != shape:
-            raise InputError(f"{name!r} of the state of {self.name} has the shape {state[name].shape}, not {shape}")
+            raise InputError(
+                f"{name!r} of the state of {self.name} has the shape {state[name].shape}, not {shape}"
+            )
         return state[name]
 
     # ------------------------------------------------------------------ memory
@@ -234,5 +241,5 @@ class Algorithm(ABC):
         denoise(self.engine, strength=self.settings.total_variation * updates)
 
     def _by_direction(self) -> IndexArray:
-        """Return the views so far by their direction: one and the one from the other side see the same lines."""
+        """Return the views so far by direction; one and that from the other side see the same lines."""
         return np.argsort(np.mod(self.angles_rad[: self.views], math.pi), kind="stable")

@@ -1,20 +1,21 @@
 """Total variation as a regulariser, weighed by the noise of the measurements.
 
-An update of `ministream.kernels.sirt` over the views V is a step down the gradient of ``1/2 Σ_v (b_v - A_v x)^T
-W_v (b_v - A_v x)``, divided by the number of views. After it the proximal step of ``weight · TV(x)`` makes the
-two a forward-backward splitting [1]_ of the regularised problem: it smooths what is flat, and keeps edges.
+An update of `ministream.kernels.sirt` over the views V is a step down the gradient of the squared residual,
+weighed by the rays' lengths and divided by the number of views. With the proximal step of ``weight · TV(x)``
+after it, it is a forward-backward splitting [1]_ of the regularised problem: it smooths what is flat, and
+keeps edges.
 
 How much, the noise decides. Where the slices explain the views but for noise of standard deviation σ, the
 update still moves each pixel, at random, by ::
 
     σ / (L √|V|),      L = π/4 N: the mean length of a ray in the circle
 
-since each view adds one ray's noise, divided by its length, to a pixel. Neighbours are moved differently; the
-variation that this makes is no information. So this is the weight of one update, times the strength that
-users choose, 1 by default. It falls as views come in, and with the noise.
+since each view adds one ray's noise, divided by its length, to a pixel. Neighbours are moved differently;
+the variation that this makes is no information. So this is the weight of one update, times the strength
+that users choose, 1 by default. It falls as views come in, and with the noise.
 
-σ is estimated for each slice from the second differences of its detector rows, of which a smooth sinogram has
-next to none; the median of their sizes ignores edges [2]_.
+σ is estimated for each slice from the second differences of its detector rows, of which a smooth sinogram
+has next to none; the median of their sizes ignores edges [2]_.
 
 References
 ----------
@@ -37,7 +38,7 @@ from ministream.kernels.total_variation import total_variation_prox
 _VIEWS_LOOKED_AT = 8
 """Views, evenly from all, whose rows are looked at for the noise: a median of thousands of values."""
 _STEPS = 5
-"""Of the dual problem. With 10 the images are the same within 0.003 of SSIM."""
+"""Of the dual problem. With 10, the SSIM of rock with 20,000 photons is larger by 0.001."""
 _MEDIAN = 0.6745
 """Median size of normally distributed values of standard deviation 1."""
 
@@ -54,7 +55,8 @@ def measured_noise(engine: SirtEngine) -> npt.NDArray[np.float64]:
     second = rows[..., 2:] - 2 * rows[..., 1:-1] + rows[..., :-2]
     # of three values with the weights 1, -2, 1
     deviations: npt.NDArray[np.float64] = np.median(np.abs(second), axis=-1).astype(np.float64)
-    return np.sqrt(np.mean(deviations**2, axis=0)) / (_MEDIAN * math.sqrt(6))
+    noise: npt.NDArray[np.float64] = np.sqrt(np.mean(deviations**2, axis=0)) / (_MEDIAN * math.sqrt(6))
+    return noise
 
 
 def denoise(engine: SirtEngine, strength: float) -> None:

@@ -1,11 +1,11 @@
 """Filtered back projection: a preview, not an iteration.
 
-The slices are those of all views so far, weighed by the angle for which each stands. Whenever enough views have
-come they are made anew, so that a change of the calibration is in the next image. When, is as with ordered
-subsets: each step at first, then as views become more by ``step / window``.
+The slices are those of all views so far, weighed by the angle for which each stands. Whenever enough views
+have come they are made anew, so that a change of the calibration is in the next image. When, is as with
+ordered subsets: each step at first, then as views become more by ``step / window``.
 
-It gets the full resolution of few views at once, with their streaks and all their noise. Passes after the last
-view are those of the other algorithms, which begin with this image.
+Its noise is that of the views: nothing takes it out. Passes after the last view are those of the other
+algorithms, which begin with this image.
 """
 
 from __future__ import annotations

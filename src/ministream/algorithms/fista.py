@@ -1,26 +1,26 @@
-"""FISTA: ordered subsets with Nesterov's momentum and total variation [1]_, restarted where it overshoots [2]_.
+"""FISTA: ordered subsets with momentum and total variation [1]_, restarted where it overshoots [2]_.
 
-A pass goes over all views so far in ordered subsets. Each update begins not at the slices x, but at a
-point beyond them, in the direction in which the last update has moved them ::
+A pass goes over all views so far in ordered subsets. Each update begins not at the slices x, but at a point
+beyond them, in the direction in which the last update has moved them ::
 
     z = x + (t - 1) / t' · (x - x_before),      t' = (1 + √(1 + 4 t²)) / 2,
 
 and is followed by the proximal step of total variation (`ministream.algorithms.denoising`). Subsets and
-momentum together may diverge [3]_: each amplifies what the subsets disagree about. So a slice that an update
-moves backwards, ``⟨z - x, x - x_before⟩ > 0``, begins again with t = 1; and t stays below a limit, with which
-errors die out.
+momentum together may diverge [3]_: each amplifies what the subsets disagree about. So a slice that an
+update moves backwards, ``⟨z - x, x - x_before⟩ > 0``, begins again with t = 1; and t stays below a limit,
+with which errors die out.
 
-Passes while views come are as with `ministream.algorithms.ordered_subsets`, and begin without momentum: other
-views are another problem.
+Passes while views come are as with `ministream.algorithms.ordered_subsets`, and begin without momentum:
+other views are another problem.
 
 References
 ----------
-.. [1] A. Beck, M. Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse problems",
-   SIAM J. Imaging Sciences 2 (2009) 183-202, doi:10.1137/080716542.
-.. [2] B. O'Donoghue, E. Candès, "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15
-   (2015) 715-732, doi:10.1007/s10208-013-9150-3: the gradient scheme.
-.. [3] D. Kim, S. Ramani, J. A. Fessler, "Combining ordered subsets and momentum for accelerated X-ray CT image
-   reconstruction", IEEE Trans. Med. Imaging 34 (2015) 167-178, doi:10.1109/TMI.2014.2350962.
+.. [1] A. Beck, M. Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse
+   problems", SIAM J. Imaging Sciences 2 (2009) 183-202, doi:10.1137/080716542.
+.. [2] B. O'Donoghue, E. Candès, "Adaptive restart for accelerated gradient schemes", Found. Comput. Math.
+   15 (2015) 715-732, doi:10.1007/s10208-013-9150-3: the gradient scheme.
+.. [3] D. Kim, S. Ramani, J. A. Fessler, "Combining ordered subsets and momentum for accelerated X-ray CT
+   image reconstruction", IEEE Trans. Med. Imaging 34 (2015) 167-178, doi:10.1109/TMI.2014.2350962.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Fista(OrderedSubsets):
         """Return also the momentum."""
         return {**super().state(), "before": self._before, "momentum": self._t}
 
-    def restore(self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]) -> None:
+    def restore(
+        self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]
+    ) -> None:
         """Go on from a `state`.
 
         Raises

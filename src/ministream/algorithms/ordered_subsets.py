@@ -1,14 +1,14 @@
 """Ordered subsets over all views so far [1]_.
 
 A pass goes over all views that have come, a few at a time, each time spread over the directions; the slices
-get as far in it as by as many whole iterations of SIRT. A pass follows each step at first. Later it waits until
-views have become more by ``step / window``, so that each view costs as much as with a sliding window, however
-long the scan.
+get as far in it as by as many whole iterations of SIRT. A pass follows each step at first. Later it waits
+until views have become more by ``step / window``, so that each view costs as much as with a sliding window,
+however long the scan.
 
 References
 ----------
-.. [1] H. M. Hudson, R. S. Larkin, "Accelerated image reconstruction using ordered subsets of projection data",
-   IEEE Trans. Med. Imaging 13 (1994) 601-609, doi:10.1109/42.363108.
+.. [1] H. M. Hudson, R. S. Larkin, "Accelerated image reconstruction using ordered subsets of projection
+   data", IEEE Trans. Med. Imaging 13 (1994) 601-609, doi:10.1109/42.363108.
 """
 
 from __future__ import annotations

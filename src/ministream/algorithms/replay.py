@@ -1,8 +1,8 @@
 """A window of the newest views and a replay of earlier ones, in ordered subsets.
 
 After every `step` views, updates over these and a choice of the earlier ones, `window` views in all: spread
-over the directions measured so far, another choice each time, in ordered subsets. As expensive as the sliding
-window, and it forgets no view.
+over the directions measured so far, another choice each time, in ordered subsets. As expensive as the
+sliding window, and it forgets no view.
 
 Small subsets are faster at first, and would follow the noise by the end; what is denoised in between can
 have subsets of 4, without that it is 16.
@@ -53,7 +53,9 @@ class WindowReplay(Algorithm):
         """Return also how many replays there were."""
         return {**super().state(), "replays": np.array(self._replays)}
 
-    def restore(self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]) -> None:
+    def restore(
+        self, state: Mapping[str, npt.NDArray[np.generic]], angles_rad: npt.NDArray[np.float64]
+    ) -> None:
         """Go on from a `state`.
 
         Raises

@@ -1,8 +1,8 @@
 """The sliding window of the APS streaming mini-app [1]_.
 
-After every `step` views, `iterations` updates over the newest `window` of them, never denoised. What earlier
-views have told stays in the slices until newer ones overwrite it: so it follows an object that changes, and
-its slices know the newest views best.
+After every `step` views, `iterations` updates over the newest `window` of them, never denoised. What
+earlier views have told stays in the slices until newer ones overwrite it: so it follows an object that
+changes, and its slices know the newest views best.
 
 After the last view, passes over all views as of the other algorithms, which the mini-app does not have.
 

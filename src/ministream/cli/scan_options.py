@@ -83,9 +83,9 @@ def update_options(command: F) -> F:
             type=click.Choice(ALGORITHMS),
             default="window-replay",
             show_default=True,
-            help="sirt: sliding window of the newest views, as the mini-app; window-replay: newest views and a "
-            "spread replay of earlier ones; os-sirt: ordered subsets over all views so far; fista: these with "
-            "momentum; fbp: filtered back projection, as a preview.",
+            help="sirt: sliding window of the newest views, as the mini-app; window-replay: newest views "
+            "and a spread replay of earlier ones; os-sirt: ordered subsets over all views so far; fista: "
+            "these with momentum; fbp: filtered back projection, as a preview.",
         ),
         click.option(
             "--window",
@@ -127,8 +127,8 @@ def update_options(command: F) -> F:
             default=1.0,
             show_default=True,
             metavar="STRENGTH",
-            help="How strongly the slices are denoised, in units of the noise that the projections have. 0: not "
-            "at all. Of sirt and fbp, only the passes after the last projection are.",
+            help="How strongly the slices are denoised, in units of the noise that the projections have. 0: "
+            "not at all. Of sirt and fbp, only the passes after the last projection are.",
         ),
         click.option(
             "--allow-negative",

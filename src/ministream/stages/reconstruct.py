@@ -33,9 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from ministream.algorithms import DEFAULT_ALGORITHM
+from ministream.algorithms import DEFAULT_ALGORITHM, Settings, warm_up
 from ministream.errors import FlowUnknown, InputError, ProtocolError
-from ministream.kernels.sirt import warm_up
 from ministream.kernels.threads import usable_threads
 from ministream.partition import overlap
 from ministream.stages.assignment import Assignment, optional_number, stripes_from
@@ -58,7 +57,6 @@ from ministream.transport import (
     credits_for,
 )
 from ministream.transport.rank_client import RankClient
-from ministream.window import SlidingWindow
 from ministream.wire import timage
 
 logger = logging.getLogger(__name__)
@@ -163,7 +161,13 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
         The distributor sends what cannot be understood, or a projection twice, or not at all.
     """
     # an impossible window should not be found out when the scan begins
-    SlidingWindow(options.window, options.step)
+    Settings(
+        window=options.window,
+        step=options.step,
+        iterations=options.iterations,
+        total_variation=options.total_variation,
+        first_image=options.first_image,
+    )
     with contextlib.ExitStack() as stack:
         keeper = None
         if options.checkpoint is not None:

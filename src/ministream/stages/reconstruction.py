@@ -1,7 +1,7 @@
 """The slices of one worker while their projections arrive, and after. No sockets, no files.
 
-Which updates there are is the algorithm's choice (`ministream.algorithms`); here is what does not depend on it:
-views come one by one, are corrected for stripes and a rotation centre that are found later, slices go to
+Which updates there are is the algorithm's choice (`ministream.algorithms`); here is what does not depend on
+it: views come one by one, are corrected for stripes and a rotation centre that are found later, slices go to
 other workers, and everything can be kept in a checkpoint. `docs/reconstruction.md` compares the algorithms.
 """
 
@@ -91,9 +91,7 @@ class Reconstruction:
         self._algorithm = chosen(self._engine, projections, settings)
 
     @staticmethod
-    def memory_bytes(
-        *, algorithm: str, slices: int, columns: int, projections: int, threads: int = 1
-    ) -> int:
+    def memory_bytes(*, algorithm: str, slices: int, columns: int, projections: int, threads: int = 1) -> int:
         """Return how many bytes a reconstruction of this size needs, at its largest.
 
         Raises
