@@ -104,7 +104,7 @@ def _need_dask(kind: Kind) -> None:
 
 @contextlib.contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Put back what handles SIGINT and SIGTERM: dask_jobqueue.runner (0.9.0) takes both when it is imported."""
+    """Put back what handles SIGINT and SIGTERM: dask_jobqueue 0.9.0 takes both when it is imported."""
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -119,8 +119,8 @@ def _need_certificate(address: str) -> None:
     if security.get_connection_args("client").get("ssl_context") is None:
         raise InputError(
             f"for {address} Dask needs to know certificates: set distributed.comm.tls.ca-file, and cert and "
-            "key of distributed.comm.tls.client, in its configuration (a file in ~/.config/dask, or variables "
-            "such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE)"
+            "key of distributed.comm.tls.client, in its configuration (a file in ~/.config/dask, or "
+            "variables such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE)"
         )
 
 

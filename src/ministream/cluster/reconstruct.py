@@ -133,14 +133,16 @@ async def _written(workers: Sequence[PlacedWorker]) -> list[Event]:
     One that was started again may come when the others have done everything, and find no distributor.
     """
     parts: list[Event] = []
-    pending = {asyncio.create_task(worker.finished()) for worker in workers}
+    waiting = [asyncio.create_task(worker.finished()) for worker in workers]
+    pending = set(waiting)
     try:
         while pending and not _is_whole(parts):
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             parts += [summary for task in done if (summary := task.result())["slice_count"]]
     finally:
-        for task in pending:
+        for task in waiting:
             task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
     return parts
 
 
