@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from support.processes import MarkedProcesses
-from support.scan_process import PROJECTIONS, ROWS, Scan, a_moment, undisturbed_volume
+from support.scan_process import Scan, a_moment
 from support.small_disk import fill, small_disk
 from support.stage_process import Stage
+from support.undisturbed import PROJECTIONS, ROWS, undisturbed_volume
 
 REFINE = 300
 
