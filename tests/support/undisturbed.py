@@ -18,7 +18,7 @@ CENTER = 26.5
 
 
 def undisturbed_volume(refine: int = 1) -> np.ndarray:
-    """The volume of `SCAN` with ``--center``, no stripe removal, one thread, and so many passes in the end."""
+    """The volume of `SCAN` with ``--center``, no stripe removal, one thread, and so many passes."""
     with open_source(SCAN) as source:
         corrector = Corrector(source.describe())
         reconstruction = Reconstruction(
