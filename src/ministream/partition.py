@@ -84,7 +84,11 @@ def share_slices(total: int, held: Sequence[range], room: Sequence[int | None] |
         raise InputError(
             f"{total} slices, and room for {sum(most[worker] for worker in busy)} at {len(held)} workers"
         )
-    holders = sorted((worker for worker in busy if held[worker]), key=lambda worker: held[worker].start)
+    # one that has come back with slices that another has taken over goes to that one's side
+    holders = sorted(
+        (worker for worker in busy if held[worker]),
+        key=lambda worker: (held[worker].start, held[worker].stop),
+    )
     newcomers = sorted(worker for worker in busy if not held[worker])
     place = _places(total, holders, newcomers, most)
     # kept[h][n]: the most slices that stay when h holders and n newcomers have the first h + n parts

@@ -1,4 +1,4 @@
-"""A scan whose parts can be killed and started again, and the volume that must come of it all the same."""
+"""A scan whose parts can be killed and started again."""
 
 from __future__ import annotations
 
@@ -10,39 +10,9 @@ from typing import Any
 import numpy as np
 
 from ministream.sinks import merge_volumes, read_volume
-from ministream.sources import ViewOrder, open_source
-from ministream.stages.correction import Corrector
-from ministream.stages.reconstruction import Reconstruction
 from support.processes import MarkedProcesses
 from support.stage_process import Stage
-
-ROWS, COLUMNS, PROJECTIONS = 6, 48, 240
-SCAN = f"phantom:columns={COLUMNS},rows={ROWS},projections={PROJECTIONS},photons=100000"
-CENTER = 26.5
-
-
-def undisturbed_volume(refine: int = 1) -> np.ndarray:
-    """Return the volume that comes out when nothing happens, made here without any stream."""
-    with open_source(SCAN) as source:
-        corrector = Corrector(source.describe())
-        reconstruction = Reconstruction(
-            algorithm="window-replay",
-            slices=ROWS,
-            columns=COLUMNS,
-            projections=PROJECTIONS,
-            rotation_center=CENTER,
-            threads=1,
-        )
-        for frame in source.frames(ViewOrder.AS_MEASURED):
-            attenuation = corrector.take(frame)
-            if attenuation is not None:
-                # angles travel as float32 degrees
-                angle_rad = np.radians(float(np.float32(np.degrees(frame.angle_rad))))
-                reconstruction.add(float(angle_rad), attenuation)
-        reconstruction.finish()
-        for _ in range(refine):
-            reconstruction.refine()
-    return reconstruction.volume.copy()
+from support.undisturbed import CENTER, PROJECTIONS, SCAN
 
 
 class Scan:

@@ -1,4 +1,4 @@
-"""A real Slurm of one node on loopback: munge, controller and node daemon, in a folder of its own, for one test.
+"""A real Slurm of one node on loopback: munge, controller and node daemon, in a folder of its own.
 
 It needs root, as the daemons do. Nothing of a Slurm or munge that this machine may have is touched: sockets,
 ports, spool folders and configuration are all its own.

@@ -26,7 +26,7 @@ from ministream.cli.options import (
     verbose_option,
     version_option,
 )
-from ministream.cli.scan_options import ByteSize, update_options
+from ministream.cli.scan_options import ByteSize, update_options, with_options
 
 if TYPE_CHECKING:
     from ministream.cluster import ClusterOptions
@@ -42,11 +42,16 @@ _SERIES_EVERY = 10_000
 """The mini-app's."""
 
 
-def worker_options(command: F) -> F:
-    """Add the options of a worker."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def worker_options(*, center: str) -> Callable[[F], F]:
+    """Return a decorator that adds the options of a worker; `center` says what ``--center`` counts."""
+    own = click.option(
+        "-c",
+        "--center",
+        type=float,
+        metavar="COLUMN",
+        help=f"Rotation axis, {center}, whatever the distributor says; 0 for what it says.",
+    )
+    return lambda command: with_options(command, *_OPTIONS, own, *_COMMON_OPTIONS)
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -92,13 +97,6 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="With --dest-host: how many projections may come; its protocol does not say.",
     ),
     update_options,
-    click.option(
-        "-c",
-        "--center",
-        type=float,
-        metavar="COLUMN",
-        help="Rotation axis, as a column index from 0, whatever the distributor says; 0 for what it says.",
-    ),
     click.option(
         "-t",
         "--threads",
@@ -216,6 +214,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="SECONDS",
         help="How long the distributor may take to answer.",
     ),
+)
+_COMMON_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     reconnect_timeout_option(),
     link_key_option(),
     insecure_option(),
@@ -235,7 +235,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 @click.command(name="reconstruct", short_help="Reconstruct slices while projections arrive.")
-@worker_options
+@worker_options(center="as a column index from 0")
 @click.pass_context
 def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """Reconstruct slices while their projections arrive.

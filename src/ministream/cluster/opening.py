@@ -11,8 +11,9 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +60,8 @@ async def opened(
 
     make_client = _untyped("distributed").Client
     _quieten()
+    if options.where.startswith("tls:"):
+        _need_certificate(options.where)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": _LOST_AFTER}):
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -87,7 +90,8 @@ def _need_dask(kind: Kind) -> None:
         import distributed  # noqa: F401 - whether it is there
 
         if kind in _SUBMIT:
-            import dask_jobqueue  # noqa: F401
+            with _own_signal_handlers():
+                import dask_jobqueue  # noqa: F401
     except ImportError as error:
         raise InputError(
             f"workers on a cluster need Dask ({error.name} is missing): pip install 'ministream[cluster]'"
@@ -96,6 +100,28 @@ def _need_dask(kind: Kind) -> None:
         program, system = _SUBMIT[kind]
         if shutil.which(program) is None:
             raise InputError(f"there is no {program} here: run this where jobs are submitted to {system}")
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put back what handles SIGINT and SIGTERM: dask_jobqueue 0.9.0 takes both when it is imported."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is not handler:
+                signal.signal(signum, handler)
+
+
+def _need_certificate(address: str) -> None:
+    security = _untyped("distributed.security").Security()
+    if security.get_connection_args("client").get("ssl_context") is None:
+        raise InputError(
+            f"for {address} Dask needs to know certificates: set distributed.comm.tls.ca-file, and cert and "
+            "key of distributed.comm.tls.client, in its configuration (a file in ~/.config/dask, or "
+            "variables such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE)"
+        )
 
 
 def _quieten() -> None:
@@ -113,12 +139,13 @@ def _log_level() -> int:
 
 
 def _security(folder: Path) -> Any:
-    """Return TLS for one run; certificate and key are in files, which jobs can read, in the private `folder`."""
+    """Return TLS for one run; its certificate and key are in files, for jobs, in the private `folder`."""
     security = _untyped("distributed.security").Security
     made = security.temporary()
     files = {"ca_file": made.tls_ca_file, "cert": made.tls_scheduler_cert, "key": made.tls_scheduler_key}
     for name, content in files.items():
-        with (folder / name).open("x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(content)
     of_roles = {
         f"tls_{role}_{name}": str(folder / name)
@@ -175,6 +202,7 @@ def _last_words(folder: Path) -> list[str]:
 def _local(
     options: ClusterOptions, *, folder: Path, scratch: Path, mark: tuple[str, str]
 ) -> tuple[Any, Jobs]:
+    del folder
     cluster = _untyped("distributed").LocalCluster(
         n_workers=options.workers,
         threads_per_worker=max(1, len(os.sched_getaffinity(0)) // options.workers),
@@ -182,7 +210,7 @@ def _local(
         memory_limit=0,
         host=options.host or "127.0.0.1",
         protocol="tls://",
-        security=_security(folder),
+        security=_security(scratch),
         dashboard_address=_LOOPBACK_ANY,
         worker_dashboard_address=_LOOPBACK_ANY,
         local_directory=str(scratch),
@@ -204,18 +232,19 @@ def _jobs(options: ClusterOptions, *, folder: Path, scratch: Path, mark: tuple[s
         Kind.SLURM: (dask_jobqueue.SLURMCluster, dask_jobqueue.slurm.SLURMJob),
         Kind.PBS: (dask_jobqueue.PBSCluster, dask_jobqueue.pbs.PBSJob),
     }[options.kind]
+    process_interface = _untyped("distributed.deploy.spec").ProcessInterface
     failures: list[str] = []
 
     class Job(job_class):  # type: ignore[misc,valid-type]
-        """A job that tells us why it could not be submitted; Dask would only log it."""
+        """A job that tells us why it could not be submitted; Dask would log it, and wait."""
 
         async def start(self) -> None:
-            """Submit it."""
+            """Submit it; if that fails, the run fails, and it is a job that needs no cancelling."""
             try:
                 await super().start()
             except RuntimeError as error:
                 failures.append(_submission_failure(str(error), _SUBMIT[options.kind][0]))
-                raise
+                await process_interface.start(self)
 
     def configured(entry: str) -> list[str]:
         return list(dask.config.get(f"jobqueue.{name}.{entry}", None) or [])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from ministream.cluster import node
@@ -13,7 +12,7 @@ from ministream.cluster.dask_cluster import DaskCluster
 from ministream.cluster.opening import opened
 from ministream.cluster.options import ClusterOptions
 from ministream.cluster.placed import PlacedWorker
-from ministream.errors import OutputError
+from ministream.cluster.shared_folder import shared_folder
 from ministream.pipeline import Named, Place, Site
 from ministream.pipeline.child import Event
 from ministream.pipeline.scratch import MARK
@@ -107,41 +106,27 @@ async def placement(
     OutputError
         The shared folder cannot be written to.
     """
-    with _folder(site.shared) as folder:
-        async with contextlib.AsyncExitStack() as stack:
-            client, jobs, host = await stack.enter_async_context(
-                opened(options, folder=folder, scratch=site.scratch, mark=(MARK, site.mark))
-            )
-            cluster = await stack.enter_async_context(
-                DaskCluster(
-                    client,
-                    jobs,
-                    topic=f"ministream-{uuid.uuid4().hex}",
-                    wanted=options.workers,
-                    start_timeout_s=options.start_timeout_s,
-                )
-            )
-            made = DaskPlacement(
-                cluster,
-                host=host,
-                key=key,
-                key_file=key_file,
-                parts=folder if has_output else None,
-                mark=site.mark,
+    async with shared_folder(site.shared) as folder, contextlib.AsyncExitStack() as stack:
+        client, jobs, host = await stack.enter_async_context(
+            opened(options, folder=folder, scratch=site.scratch, mark=(MARK, site.mark))
+        )
+        cluster = await stack.enter_async_context(
+            DaskCluster(
+                client,
+                jobs,
+                topic=f"ministream-{uuid.uuid4().hex}",
+                wanted=options.workers,
                 start_timeout_s=options.start_timeout_s,
             )
-            stack.push_async_callback(made.stop)
-            yield made
-
-
-@contextlib.contextmanager
-def _folder(shared: Path) -> Iterator[Path]:
-    """Yield a new folder in `shared` that only this user can read; remove it afterwards."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix=".ministream-cluster-", dir=shared)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {shared}: {error.strerror}; the workers' parts go there"
-        ) from error
-    with made as path:
-        yield Path(path)
+        )
+        made = DaskPlacement(
+            cluster,
+            host=host,
+            key=key,
+            key_file=key_file,
+            parts=folder if has_output else None,
+            mark=site.mark,
+            start_timeout_s=options.start_timeout_s,
+        )
+        stack.push_async_callback(made.stop)
+        yield made

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ministream.cluster.options import ClusterOptions
+from ministream.cluster.placed import PlacedWorker
 from ministream.cluster.placement import placement
 from ministream.errors import StageError
 from ministream.pipeline import Named, Site, scratch
@@ -107,8 +108,7 @@ async def _reconstruct(cluster: ClusterOptions, options: PlacedOptions, report: 
             ]
             ready = await asyncio.gather(*(worker.ready(place.ready_timeout_s) for worker in workers))
             report({"event": "ready", "addresses": [event["address"] for event in ready]})
-            summaries = await asyncio.gather(*(worker.finished() for worker in workers))
-            parts = [summary for summary in summaries if summary["slice_count"]]
+            parts = await _written(workers)
             if output is not None:
                 await asyncio.to_thread(_merge, output, parts)
         report(
@@ -127,10 +127,40 @@ async def _reconstruct(cluster: ClusterOptions, options: PlacedOptions, report: 
         )
 
 
+async def _written(workers: Sequence[PlacedWorker]) -> list[Event]:
+    """Return the summaries of those that have written slices, once all slices are, or all workers have ended.
+
+    One that was started again may come when the others have done everything, and find no distributor.
+    """
+    parts: list[Event] = []
+    waiting = [asyncio.create_task(worker.finished()) for worker in workers]
+    pending = set(waiting)
+    try:
+        while pending and not _is_whole(parts):
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            parts += [summary for task in done if (summary := task.result())["slice_count"]]
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return parts
+
+
+def _is_whole(parts: Sequence[Event]) -> bool:
+    written, total = _counts(parts)
+    return 0 < total == written
+
+
+def _counts(parts: Sequence[Event]) -> tuple[int, int]:
+    """Return how many slices are written, and how many there are."""
+    return sum(int(part["slice_count"]) for part in parts), max(
+        (int(part["slices_total"]) for part in parts), default=0
+    )
+
+
 def _merge(output: Path, parts: Sequence[Event]) -> None:
-    written = sum(int(part["slice_count"]) for part in parts)
-    total = max((int(part["slices_total"]) for part in parts), default=0)
-    if not total or written != total:
+    written, total = _counts(parts)
+    if not _is_whole(parts):
         raise StageError(
             f"of {total} slices these workers have written {written}, so there is no {output}: a worker was "
             "lost after it had written, or others than these take part in the scan"

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ministream.stages.host_memory import SHARE, free_bytes
+
 LOOPBACK = "tcp://127.0.0.1:0"
 
 
@@ -91,11 +93,13 @@ def distribute(
 
 
 def reconstruct(options: RunOptions, distributor: str, output: Path, publish: str = LOOPBACK) -> list[str]:
-    """Return the command of a worker on this host; together the workers use every core once."""
+    """Return the command of a worker on this host; together the workers use every core, and memory, once."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+    memory = int(SHARE * free_bytes() / options.workers)
     return [
         *placed_reconstruct(options, distributor),
-        *("--publish", publish, "--threads", str(threads), "--output", str(output)),
+        *("--publish", publish, "--threads", str(threads), "--memory", str(memory)),
+        *("--output", str(output)),
     ]
 
 

@@ -39,8 +39,9 @@ from ministream.kernels.threads import usable_threads
 from ministream.partition import overlap
 from ministream.stages.assignment import Assignment, optional_number, stripes_from
 from ministream.stages.blocks import Block
+from ministream.stages.host_memory import peak_bytes
 from ministream.stages.keeper import Keeper, Progress
-from ministream.stages.memory import Budget, Demand, peak_bytes
+from ministream.stages.memory import Budget, Demand
 from ministream.stages.rank_inlet import RankInlet
 from ministream.stages.reconstruction import Reconstruction
 from ministream.stages.worker_results import ResultOptions, Snapshot, WorkerResults
@@ -202,10 +203,10 @@ def _settings(options: ReconstructOptions) -> dict[str, Any]:
         "window": options.window,
         "step": options.step,
         "iterations": options.iterations,
+        "center": options.center,
         "total_variation": options.total_variation,
         "allow_negative": options.allow_negative,
         "first_image": options.first_image,
-        "center": options.center,
     }
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from support.processes import MarkedProcesses
-from support.scan_process import PROJECTIONS, ROWS, Scan, a_moment, undisturbed_volume
+from support.scan_process import Scan, a_moment
 from support.small_disk import fill, small_disk
 from support.stage_process import Stage
+from support.undisturbed import PROJECTIONS, ROWS, undisturbed_volume
 
 REFINE = 300
 
@@ -66,16 +67,19 @@ def test_it_takes_its_place_again_and_gets_only_what_is_missing(
 def test_when_others_have_its_slices_they_are_shared_out_again(
     scan: Callable[..., Scan], undisturbed: np.ndarray, tmp_path: Path
 ) -> None:
-    it = scan(12)
+    it = scan(40)
     it.distribute(2)
     other = it.worker()
     victim = it.worker(*keeping(tmp_path / "kept"))
     it.until_received(50)
+    # there is time for what follows
+    it.daq.process.send_signal(signal.SIGSTOP)
     kill(victim)
     while other.until("progress")["slice_count"] < ROWS:
         pass
     again = it.worker(*keeping(tmp_path / "kept"))
     there = again.until("resumed")["projections"]
+    it.daq.process.send_signal(signal.SIGCONT)
     received = it.done(undisturbed)
     assert again.until("done")["projections_taken"] == PROJECTIONS - there
     assert [part["slice_count"] for part in received["parts"]] == [ROWS // 2] * 2

@@ -16,8 +16,9 @@ import pytest
 
 from support.delay_relay import DelayRelay
 from support.processes import MarkedProcesses
-from support.scan_process import ROWS, SCAN, Scan, a_moment, undisturbed_volume
+from support.scan_process import Scan, a_moment
 from support.stage_process import WAIT_S, Stage
+from support.undisturbed import ROWS, SCAN, undisturbed_volume
 
 # a scan at full rate is over before anything can happen to it, unless its path is long and its credits few
 LONG_PATH_S = 0.04

@@ -92,6 +92,18 @@ def test_nobody_gets_more_than_there_is_room_for(
     assert holders == sorted(holders)
 
 
+@pytest.mark.parametrize(
+    ("held", "shares"),
+    [
+        ([range(6), range(3)], [range(3, 6), range(3)]),
+        ([range(6), range(3, 6)], [range(3), range(3, 6)]),
+        ([range(3), range(6)], [range(3), range(3, 6)]),
+    ],
+)
+def test_one_that_comes_back_gets_its_own(held: list[range], shares: list[range]) -> None:
+    assert share_slices(6, held) == shares
+
+
 def most_that_can_stay(total: int, held: list[range]) -> int:
     """Try every order of the workers that keeps the order of those who hold slices."""
     best = 0
