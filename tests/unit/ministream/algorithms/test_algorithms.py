@@ -95,22 +95,39 @@ def test_more_passes_do_not_follow_the_noise_unless_it_is_not_taken_out(algorith
     assert qualities[1.0][-1] > qualities[0.0][-1] + 0.1
 
 
+def test_momentum_does_not_diverge_even_where_nothing_else_holds_it() -> None:
+    subject = reconstruction("fista", total_variation=0.0, nonnegative=False)
+    for angle, rows in scan(5 * NOISE):
+        subject.add(angle, rows)
+    residuals = []
+    for _ in range(60):
+        subject.refine()
+        residuals.append(subject.residual)
+    assert residuals[-1] <= 1.01 * min(residuals)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_slice_comes_out_the_same_alone_and_with_others_that_leave(algorithm: str) -> None:
-    together, alone, leaving = (reconstruction(algorithm, slices) for slices in (SLICES, 1, SLICES))
+    together, alone, leaving, late = (
+        reconstruction(algorithm, slices) for slices in (SLICES, 1, SLICES, SLICES)
+    )
     for view, (angle, rows) in enumerate(scan()):
         together.add(angle, rows)
         alone.add(angle, rows[1:2])
         if view == 50:
             leaving.keep(1, 2)
         leaving.add(angle, rows if view < 50 else rows[1:2])
-    for subject in (together, alone, leaving):
+        late.add(angle, rows)
+    for subject in (together, alone, leaving, late):
         subject.finish()
-        for _ in range(2):
-            subject.refine()
+        subject.refine()
+    late.keep(1, 2)
+    for subject in (together, alone, leaving, late):
+        subject.refine()
     assert together.volume[1].any()
     np.testing.assert_array_equal(alone.volume[0], together.volume[1])
     np.testing.assert_array_equal(leaving.volume[0], together.volume[1])
+    np.testing.assert_array_equal(late.volume[0], together.volume[1])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
