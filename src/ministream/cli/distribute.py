@@ -76,8 +76,8 @@ from ministream.cli.scan_options import correction_options
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
-    "otherwise in a temporary file.",
+    help="Keep the scan here until its end, so that a distributor that was killed, or whose host lost power, "
+    "can be started again; otherwise in a temporary file.",
 )
 @link_key_option()
 @insecure_option()

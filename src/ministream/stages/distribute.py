@@ -51,6 +51,7 @@ from ministream.stages.calibration import Calibrator, warm_up
 from ministream.stages.correction import Corrector
 from ministream.stages.ranks import Ranks
 from ministream.stages.store import ScanStore
+from ministream.stages.syncing import Syncing
 from ministream.stages.workers import Workers
 from ministream.transport import (
     FIRST_CREDITS,
@@ -206,6 +207,8 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             stack.enter_context(store)
         elif store.count:
             logger.warning("going on with %s after %d projections", store.description.name, store.count)
+        if options.state_dir is not None:
+            stack.enter_context(Syncing(store))
         if options.credits is None:
             frame = store.description
             inlet.grant(credits_for(frame.rows * frame.columns * np.dtype(frame.pixel_type).itemsize))
@@ -337,7 +340,13 @@ class _Distribution:
 
     def _take(self, message: Message) -> None:
         frame = timage.decode(message.payload, self._description.pixel_type)
-        if frame.sequence < self._store.next_sequence:
+        expected = self._store.next_sequence
+        if self._store.shortened and frame.sequence > expected:
+            raise InputError(
+                f"frames {expected} to {frame.sequence - 1} had been acknowledged when this host went down, "
+                "and were not on the disk: start the scan again"
+            )
+        if frame.sequence < expected:
             self._duplicates += 1
         else:
             corrector = self._corrector
