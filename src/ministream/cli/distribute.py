@@ -17,7 +17,7 @@ from ministream.cli.options import (
     verbose_option,
     version_option,
 )
-from ministream.cli.scan_options import correction_options
+from ministream.cli.scan_options import ByteSize, correction_options
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -71,6 +71,12 @@ from ministream.cli.scan_options import correction_options
     show_default=True,
     metavar="SECONDS",
     help="How long a worker that is lost keeps its slices, if there are others.",
+)
+@click.option(
+    "--memory",
+    type=ByteSize(),
+    show_default="80 % of what is free",
+    help="What this process may use, such as 4GiB, beside the scan's files, which the kernel can do without.",
 )
 @click.option(
     "--state-dir",
