@@ -197,8 +197,8 @@ def test_memory_grows_with_what_there_is(algorithm: str) -> None:
     # volume and measurements at least, and no more than twice the volume besides
     least = 4 * 4 * 640 * (640 + 180)
     assert least < needed < least + 2 * 4 * 4 * 640**2 + 8_000_000
-    for name in sizes:
-        more = Reconstruction.memory_bytes(algorithm=algorithm, **(sizes | {name: 2 * sizes[name]}))
+    for name, size in sizes.items():
+        more = Reconstruction.memory_bytes(algorithm=algorithm, **(sizes | {name: 2 * size}))
         assert more > needed
 
 
