@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from ministream.cli.link_options import insecure_option, link_key_option
 from ministream.cli.options import (
     config_option,
+    error_events,
     json_option,
     reconnect_timeout_option,
     run_stage,
@@ -73,11 +75,13 @@ from ministream.cli.scan_options import correction_options
     help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
     "otherwise in a temporary file.",
 )
+@link_key_option()
+@insecure_option()
 @json_option()
 @config_option()
 @verbose_option()
 @version_option()
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, key_file: Path | None, insecure: bool, **options: Any) -> None:
     """Correct projections and share their rows among reconstruction workers.
 
     Waits for the workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
@@ -91,9 +95,13 @@ def command(as_json: bool, **options: Any) -> None:
     \b
     Examples:
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
-      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5
+      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5 \\
+          --listen tcp://10.0.3.1:5002 --link-key run.key
     """
     from ministream.stages import distribute
+    from ministream.transport import link_key_for
 
-    settings = distribute.DistributeOptions(**options)
+    with error_events(enabled=as_json):
+        link_key = link_key_for([options["listen"]], key_file, insecure=insecure)
+    settings = distribute.DistributeOptions(**options, link_key=link_key)
     run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

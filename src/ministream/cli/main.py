@@ -16,6 +16,7 @@ _COMMANDS = {
     "distribute": "Correct projections and share them among workers.",
     "reconstruct": "Reconstruct slices while projections arrive.",
     "quality": "Judge a volume, or one that is being reconstructed.",
+    "key": "Make a link key for the programs of a run.",
     "bench": "Measure a gateway: its data server, or a path through it.",
 }
 

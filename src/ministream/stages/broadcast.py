@@ -22,6 +22,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.transport.link_key import Doorkeeper, LinkKey
 from ministream.transport.sockets import bound_address
 from ministream.wire.timage import decode_volume, encode_volume
 
@@ -71,6 +72,8 @@ class VolumePublisher:
         ``tcp://host:port``; port 0 takes a free one.
     interval_s : float
         Least time between two volumes.
+    key : LinkKey or None
+        Let only viewers in who have it, and encrypt; None for everybody, in the clear.
 
     Attributes
     ----------
@@ -85,20 +88,24 @@ class VolumePublisher:
         The address cannot be bound.
     """
 
-    def __init__(self, address: str, *, interval_s: float = 0.5) -> None:
+    def __init__(self, address: str, *, interval_s: float = 0.5, key: LinkKey | None = None) -> None:
         self._interval_s = interval_s
         self._published_at = float("-inf")
         self._newest: memoryview | None = None
         self._context = zmq.Context()
+        self._doorkeeper = Doorkeeper(self._context, key)
         # XPUB, because it tells when somebody subscribes, and when somebody is too slow
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._socket.setsockopt(zmq.LINGER, int(_LAST_WORDS_S * 1000))
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        if key is not None:
+            key.protect_listening(self._socket)
         try:
             self.address = bind(self._socket, address)
         except ConnectionFailed:
+            self._doorkeeper.close()
             self._context.destroy(linger=0)
             raise
 
@@ -109,6 +116,7 @@ class VolumePublisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close(linger=0 if kind else int(_LAST_WORDS_S * 1000))
+        self._doorkeeper.close()
         self._context.term()
 
     def offer(
@@ -172,7 +180,7 @@ class VolumePublisher:
 class _Source:
     """One worker, as its viewer sees it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: LinkKey | None) -> None:
         self.address = address
         self.connected = False
         self.ended = False
@@ -186,6 +194,8 @@ class _Source:
         self.socket.setsockopt(zmq.RCVHWM, _QUEUE)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        if key is not None:
+            key.protect_connecting(self.socket)
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
@@ -236,6 +246,8 @@ class VolumeSubscriber:
     ----------
     addresses : sequence of str
         Publishers, in any order.
+    key : LinkKey or None
+        Look only at publishers who have it; None at those that encrypt nothing.
 
     Raises
     ------
@@ -243,12 +255,12 @@ class VolumeSubscriber:
         An address is none.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], *, key: LinkKey | None = None) -> None:
         self._context = zmq.Context()
         self._sources: list[_Source] = []
         try:
             for address in addresses:
-                self._sources.append(_Source(self._context, address))
+                self._sources.append(_Source(self._context, address, key))
         except ConnectionFailed:
             self.close()
             raise

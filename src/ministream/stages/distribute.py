@@ -54,6 +54,7 @@ from ministream.transport import (
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Outlet,
     credits_for,
@@ -97,6 +98,8 @@ class DistributeOptions:
         How long another worker may take to come back before its slices are given to others.
     state_dir : Path or None
         Where to keep the scan, so that a distributor that was killed can be started again.
+    link_key : LinkKey or None
+        Serve only workers who have it, and encrypt what they get.
     """
 
     connect: Sequence[str]
@@ -109,6 +112,7 @@ class DistributeOptions:
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
     worker_timeout_s: float = 15.0
     state_dir: Path | None = None
+    link_key: LinkKey | None = None
 
 
 def run(options: DistributeOptions, report: Report, stop: threading.Event) -> None:
@@ -145,6 +149,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 options.listen,
                 description={"stage": "distribute"},
                 reconnect_timeout_s=options.reconnect_timeout_s,
+                key=options.link_key,
             )
         )
         report({"event": "ready", "address": outlet.address})

@@ -41,6 +41,7 @@ from ministream.transport import (
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Notice,
     credits_for,
@@ -82,6 +83,8 @@ class ReconstructOptions:
         How long the distributor may take to answer.
     reconnect_timeout_s : float
         How long it may take to come back when its connections are lost.
+    link_key : LinkKey or None
+        That of the distributor, if it has one; viewers need it too.
     """
 
     connect: Sequence[str]
@@ -96,6 +99,7 @@ class ReconstructOptions:
     credits: int | None = None
     connect_timeout_s: float = 30.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+    link_key: LinkKey | None = None
 
 
 def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> None:
@@ -126,7 +130,7 @@ def run(options: ReconstructOptions, report: Report, stop: threading.Event) -> N
         warm_up(options.threads)
     except ValueError as error:
         raise InputError(f"the kernels cannot be started: {error}") from error
-    with VolumePublisher(options.publish) as publisher:
+    with VolumePublisher(options.publish, key=options.link_key) as publisher:
         worker = _Worker(options, publisher, report)
         report({"event": "ready", "address": publisher.address, "worker": worker.name})
         worker.run(stop)
@@ -172,6 +176,7 @@ class _Worker:
             },
             connect_timeout_s=options.connect_timeout_s,
             reconnect_timeout_s=options.reconnect_timeout_s,
+            key=options.link_key,
         )
 
     def _stream(self, inlet: Inlet, stop: threading.Event) -> bool:
