@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ministream.cli.cluster_options import (
+    cluster_options,
+    is_given,
+    repeated,
+    spelling,
+    taken_cluster_options,
+)
+from ministream.cli.link_options import insecure_option, link_key_option
 from ministream.cli.options import (
     config_option,
+    error_events,
     json_option,
     reconnect_timeout_option,
     run_stage,
@@ -16,6 +25,12 @@ from ministream.cli.options import (
     version_option,
 )
 from ministream.cli.scan_options import update_options
+
+if TYPE_CHECKING:
+    from ministream.cluster import ClusterOptions
+
+_OF_ONE_HOST = ("publish", "threads")
+"""What a worker on a cluster is told by its host."""
 
 
 @click.command(name="reconstruct", short_help="Reconstruct slices while projections arrive.")
@@ -59,11 +74,30 @@ from ministream.cli.scan_options import update_options
     help="How long the distributor may take to answer.",
 )
 @reconnect_timeout_option()
+@link_key_option()
+@insecure_option()
+@cluster_options("--dask")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="With --dask: how many. The distributor should wait for as many (distribute --workers).",
+)
 @json_option()
 @config_option()
 @verbose_option()
 @version_option()
-def command(as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    as_json: bool,
+    key_file: Path | None,
+    insecure: bool,
+    workers: int,
+    **options: Any,
+) -> None:
     """Reconstruct slices while their projections arrive.
 
     Takes from the distributor the rows of this worker's share of the slices; keeps every view; updates the
@@ -72,12 +106,43 @@ def command(as_json: bool, **options: Any) -> None:
     It may come and go at any time: the distributor shares the slices out again, and sends their earlier
     projections first.
 
+    With --dask several workers run on a cluster: Dask places them, watches them, and starts those that are
+    lost again. --output is then the whole volume, in a folder that their hosts see; each worker uses the
+    cores of its Dask worker, and publishes where it runs.
+
     \b
     Examples:
       ministream reconstruct --connect tcp://127.0.0.1:5002 --output part.h5
-      ministream reconstruct --connect tcp://host:5002 --publish tcp://0.0.0.0:5003 --output part.h5
+      ministream reconstruct --connect tcp://host:5002 --output part.h5 --link-key run.key \\
+          --publish tcp://0.0.0.0:5003
+      ministream reconstruct --connect tcp://host:5002 --output volume.h5 --link-key run.key \\
+          --dask slurm --workers 8 --partition short --cores 16 --memory 32GB
     """
+    with error_events(enabled=as_json):
+        cluster = taken_cluster_options(context, options, workers=workers, insecure=insecure)
+    if cluster is not None:
+        _on_cluster(context, cluster, key_file, as_json=as_json, insecure=insecure, **options)
+        return
+    if is_given(context, "workers"):
+        raise click.UsageError("--workers is for --dask: without it this is one worker", context)
     from ministream.stages import reconstruct
+    from ministream.transport import link_key_for
 
-    settings = reconstruct.ReconstructOptions(**options)
+    with error_events(enabled=as_json):
+        link_key = link_key_for([options["publish"]], key_file, insecure=insecure)
+    settings = reconstruct.ReconstructOptions(**options, link_key=link_key)
     run_stage(lambda report, stop: reconstruct.run(settings, report, stop), as_json=as_json)
+
+
+def _on_cluster(
+    context: click.Context, cluster: ClusterOptions, key_file: Path | None, *, as_json: bool, **options: Any
+) -> None:
+    from ministream.cluster import PlacedOptions, reconstruct
+
+    for name in _OF_ONE_HOST:
+        if is_given(context, name):
+            raise click.UsageError(f"{spelling(context, name)} does not go with --dask", context)
+        del options[name]
+    output = options.pop("output")
+    placed = PlacedOptions(arguments=repeated(context, options), output=output, key_file=key_file)
+    run_stage(lambda report, stop: reconstruct(cluster, placed, report, stop), as_json=as_json)

@@ -53,7 +53,7 @@ class _Rows(click.ParamType[tuple[int, int]]):
 
 def update_options(command: F) -> F:
     """Add what says which updates a reconstruction gets: algorithm, window, step, iterations, refine."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--algorithm",
@@ -96,7 +96,7 @@ def update_options(command: F) -> F:
 
 def correction_options(command: F) -> F:
     """Add what is estimated from the scan: center, stripes."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--center",
@@ -117,7 +117,7 @@ def correction_options(command: F) -> F:
 
 def substitute_options(command: F) -> F:
     """Add what stands for flat and dark fields that a file lacks: flat_value, dark_value."""
-    return _with(
+    return with_options(
         command,
         click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none."),
         click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none."),
@@ -140,7 +140,7 @@ def order_option(default: str) -> Callable[[F], F]:
 
 def reading_options(command: F) -> F:
     """Add how a scan is read: what `ministream.sources.SourceOptions` holds but fields' values."""
-    return _with(
+    return with_options(
         command,
         click.option("--dataset", metavar="NAME", help="HDF5: the stack of projections (view, row, column)."),
         click.option(
@@ -187,7 +187,7 @@ def reading_options(command: F) -> F:
 
 def detector_options(command: F) -> F:
     """Add how a live detector is followed; also part of `ministream.sources.SourceOptions`."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--projections",
@@ -236,7 +236,8 @@ def detector_options(command: F) -> F:
     )
 
 
-def _with(command: F, *options: Callable[[F], F]) -> F:
+def with_options(command: F, *options: Callable[[F], F]) -> F:
+    """Return `command` with `options`, in their order."""
     # click lists the option that was added last first
     for option in reversed(options):
         command = option(command)

@@ -68,7 +68,11 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
 
 
 def distribute(
-    options: RunOptions, daq_addresses: Sequence[str], state_dir: Path, listen: str = LOOPBACK
+    options: RunOptions,
+    daq_addresses: Sequence[str],
+    state_dir: Path,
+    listen: str = LOOPBACK,
+    key_file: Path | None = None,
 ) -> list[str]:
     """Return the command of the distributor, which reaches the DAQ at these addresses."""
     return [
@@ -76,24 +80,35 @@ def distribute(
         *("--state-dir", str(state_dir)),
         *("--workers", str(options.workers), "--stripes", options.stripes),
         *("--center", "auto" if options.center is None else str(options.center)),
+        *_optional("--link-key", key_file),
     ]
 
 
 def reconstruct(options: RunOptions, distributor: str, output: Path, publish: str = LOOPBACK) -> list[str]:
-    """Return the command of a worker; together the workers use every core once."""
+    """Return the command of a worker on this host; together the workers use every core once."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
     return [
-        *_program("reconstruct", "--connect", distributor, "--publish", publish),
-        *("--threads", str(threads)),
-        *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
-        *("--iterations", str(options.iterations), "--refine", str(options.refine)),
-        *("--output", str(output)),
+        *placed_reconstruct(options, distributor),
+        *("--publish", publish, "--threads", str(threads), "--output", str(output)),
     ]
 
 
-def quality(publishers: Sequence[str], truth: Path | None) -> list[str]:
+def placed_reconstruct(options: RunOptions, distributor: str) -> list[str]:
+    """Return the part of a worker's command that does not depend on the host where it runs."""
+    return [
+        *_program("reconstruct", "--connect", distributor),
+        *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
+        *("--iterations", str(options.iterations), "--refine", str(options.refine)),
+    ]
+
+
+def quality(publishers: Sequence[str], truth: Path | None, key_file: Path | None = None) -> list[str]:
     """Return the command of the live quality stage."""
-    return [*_program("quality", *_connections(publishers)), *_optional("--reference", truth)]
+    return [
+        *_program("quality", *_connections(publishers)),
+        *_optional("--reference", truth),
+        *_optional("--link-key", key_file),
+    ]
 
 
 def _program(stage: str, *arguments: str) -> list[str]:

@@ -17,16 +17,11 @@ import numpy as np
 import pytest
 
 from ministream.sinks import merge_volumes, read_volume
-from ministream.sources import ViewOrder, open_source
-from ministream.stages.correction import Corrector
-from ministream.stages.reconstruction import Reconstruction
 from support.delay_relay import DelayRelay
 from support.processes import MarkedProcesses
 from support.stage_process import WAIT_S, Stage
+from support.undisturbed import CENTER, PROJECTIONS, ROWS, SCAN, undisturbed_volume
 
-ROWS, COLUMNS, PROJECTIONS = 6, 48, 240
-SCAN = f"phantom:columns={COLUMNS},rows={ROWS},projections={PROJECTIONS},photons=100000"
-CENTER = 26.5
 # a scan at full rate is over before anything can happen to it, unless its path is long and its credits few
 LONG_PATH_S = 0.04
 FEW_CREDITS = ("--credits", "8")
@@ -34,26 +29,7 @@ FEW_CREDITS = ("--credits", "8")
 
 @pytest.fixture(scope="module")
 def undisturbed() -> np.ndarray:
-    """The volume that comes out when nothing happens, made here without any stream."""
-    with open_source(SCAN) as source:
-        corrector = Corrector(source.describe())
-        reconstruction = Reconstruction(
-            algorithm="os-sirt",
-            slices=ROWS,
-            columns=COLUMNS,
-            projections=PROJECTIONS,
-            rotation_center=CENTER,
-            threads=1,
-        )
-        for frame in source.frames(ViewOrder.AS_MEASURED):
-            attenuation = corrector.take(frame)
-            if attenuation is not None:
-                # angles travel as float32 degrees
-                angle_rad = np.radians(float(np.float32(np.degrees(frame.angle_rad))))
-                reconstruction.add(float(angle_rad), attenuation)
-        reconstruction.finish()
-        reconstruction.refine()
-    return reconstruction.volume.copy()
+    return undisturbed_volume()
 
 
 class Scan:
