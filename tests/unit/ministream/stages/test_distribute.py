@@ -554,7 +554,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_workers_are_sent_no_more_than_there_is_memory_for(
     stack: ExitStack, daq: Daq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Room for three projections of all rows: two workers have so many between them, and go on all the same."""
+    """Room for three projections of all rows: two workers have them between them, and go on all the same."""
     room = 3 * 4 * ROWS * COLUMNS
     monkeypatch.setattr(distribute, "shares_of", lambda *_: Shares(credits=64, under_way_bytes=room))
     distributor = start(stack, daq, workers=2, memory=1 << 30)
