@@ -17,7 +17,7 @@ from ministream.cli.options import (
     verbose_option,
     version_option,
 )
-from ministream.cli.scan_options import correction_options
+from ministream.cli.scan_options import ByteSize, correction_options
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -73,11 +73,17 @@ from ministream.cli.scan_options import correction_options
     help="How long a worker that is lost keeps its slices, if there are others.",
 )
 @click.option(
+    "--memory",
+    type=ByteSize(),
+    show_default="80 % of what is free",
+    help="What this process may use, such as 4GiB, beside the scan's files, which the kernel can do without.",
+)
+@click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
-    "otherwise in a temporary file.",
+    help="Keep the scan here until its end, so that a distributor that was killed, or whose host lost power, "
+    "can be started again; otherwise in a temporary file.",
 )
 @link_key_option()
 @insecure_option()

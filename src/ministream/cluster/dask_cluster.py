@@ -116,6 +116,22 @@ class DaskCluster:
             raise self._failure
         return address in self._threads
 
+    async def check(self) -> None:
+        """Look now which Dask workers are there.
+
+        Raises
+        ------
+        ConnectionFailed
+            The scheduler has gone.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._threads = dict(await self.client.nthreads())
+        except DASK_ERRORS as error:
+            self._failure = ConnectionFailed(f"the Dask scheduler has gone: {error}")
+            raise self._failure from error
+
     @contextlib.asynccontextmanager
     async def place(self, key: str, worker: PlacedWorker) -> AsyncIterator[str]:
         """Wait for a Dask worker that has none of ours, and give it to `worker` meanwhile; yield its address.
@@ -155,10 +171,9 @@ class DaskCluster:
         asked_at = time.monotonic()
         while True:
             try:
-                self._threads = dict(await self.client.nthreads())
-            except DASK_ERRORS as error:
-                self._failure = ConnectionFailed(f"the Dask scheduler has gone: {error}")
-                return
+                await self.check()
+            except ConnectionFailed:
+                return  # whoever waits for something hears of it
             if len(self._threads) < self._wanted and time.monotonic() - asked_at > _ASK_AGAIN_S:
                 asked_at = time.monotonic()
                 self._jobs.ask(self._wanted)

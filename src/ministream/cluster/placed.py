@@ -147,6 +147,9 @@ class PlacedWorker:
             if not self._cluster.has(address):
                 raise Lost(f"was lost with its Dask worker {address}")
             await asyncio.sleep(_LOOK_S)
+        if future.status != "finished":
+            # not the Dask worker's loss, if the scheduler has gone
+            await self._cluster.check()
         if future.status == "error":
             await self._raise(await future.exception(), address)
         if future.status != "finished":

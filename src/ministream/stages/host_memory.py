@@ -76,3 +76,19 @@ def peak_bytes() -> int:
         if name == "VmHWM":
             return int(value.split()[0]) * _FACTOR
     return 0
+
+
+def shown(size: int) -> str:
+    """Return a size as people write it.
+
+    Examples
+    --------
+    >>> shown(3 << 29)
+    '1.5 GiB'
+    """
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < _FACTOR:
+            break
+        value, unit = value / _FACTOR, larger
+    return f"{value:.4g} {unit}"

@@ -15,13 +15,12 @@ import psutil
 
 from ministream.errors import InputError
 from ministream.stages.broadcast import MESSAGE_BYTES
-from ministream.stages.host_memory import SHARE, free_bytes
+from ministream.stages.host_memory import SHARE, free_bytes, shown
 from ministream.stages.reconstruction import Reconstruction
 from ministream.transport import FIRST_CREDITS, credits_for
 
 _FIXED_BYTES = 48 << 20
 """Room for what is counted nowhere: buffers of sockets and files, and what an update needs for a moment."""
-_FACTOR = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,19 +170,3 @@ def room_of(attributes: Mapping[str, Any], *, columns: int, projections: int, mo
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def shown(size: int) -> str:
-    """Return a size as people write it.
-
-    Examples
-    --------
-    >>> shown(3 << 29)
-    '1.5 GiB'
-    """
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < _FACTOR:
-            break
-        value, unit = value / _FACTOR, larger
-    return f"{value:.4g} {unit}"

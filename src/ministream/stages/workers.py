@@ -110,12 +110,16 @@ class Workers:
     ----------
     joined, lost : int
         How many have come; how many have gone before the end, or were given up.
+    under_way_bytes : int or None
+        Pixels that they may have been sent and not acknowledged, together; None for no limit. Each may have
+        one projection.
     """
 
     def __init__(self, outlet: Outlet, size: int, *, worker_timeout_s: float, patience_s: float) -> None:
         self.outlet = outlet
         self.size = size
         self.joined = self.lost = 0
+        self.under_way_bytes: int | None = None
         self._worker_timeout_s = worker_timeout_s
         self._patience_s = patience_s
         self._workers: dict[str, _Worker] = {}
@@ -346,12 +350,27 @@ class Workers:
         store = self._store
         if store is None or not self._begun:
             return False
+        row_bytes = 4 * store.description.columns
+        room = None
+        if self.under_way_bytes is not None:
+            kept = sum(len(worker.on_their_way) * len(worker.slices) for worker in self._workers.values())
+            room = self.under_way_bytes - kept * row_bytes
         # each has its turn, whatever the others need
-        more = [self._feed(worker, store) for worker in self._present if worker.assigned]
-        return any(more)
+        more = False
+        for worker in self._present:
+            if not worker.assigned:
+                continue
+            # who has nothing gets something
+            least = 0 if worker.on_their_way else 1
+            count = _AT_ONCE
+            if room is not None:
+                count = min(_AT_ONCE, max(least, room // max(1, len(worker.slices) * row_bytes)))
+                room -= count * len(worker.slices) * row_bytes
+            more |= self._feed(worker, store, count) and count == _AT_ONCE
+        return more
 
-    def _feed(self, worker: _Worker, store: ScanStore) -> bool:
-        for _ in range(_AT_ONCE):
+    def _feed(self, worker: _Worker, store: ScanStore, count: int) -> bool:
+        for _ in range(count):
             projection = min((block.next for block in worker.blocks), default=store.count)
             if projection == store.count or not self.outlet.can_send(worker.flow):
                 return False

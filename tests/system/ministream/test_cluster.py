@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from ministream.transport import LinkKey
 from support.cluster import ClusterScan
 from support.processes import MarkedProcesses, verdict_of
-from support.stage_process import WAIT_S, Stage
+from support.stage_process import Stage
 from support.undisturbed import ROWS, undisturbed_volume
 
 pytestmark = pytest.mark.timeout(240)
@@ -181,15 +180,10 @@ class DaskProcesses:
 
 
 @pytest.fixture
-def dask(processes: MarkedProcesses, tmp_path: Path) -> Iterator[DaskProcesses]:
+def dask(processes: MarkedProcesses, tmp_path: Path) -> DaskProcesses:
     folder = tmp_path.parent / f"{tmp_path.name}-dask"
     folder.mkdir()
-    yield DaskProcesses(processes, folder)
-    for process in processes.started:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes.started:
-        process.wait(WAIT_S)
+    return DaskProcesses(processes, folder)
 
 
 def test_at_a_running_scheduler_a_spare_dask_worker_takes_a_lost_ones_place(
@@ -231,7 +225,7 @@ def test_a_scheduler_that_goes_is_the_end_with_a_clear_message(
     scan.launch(dask.address, environment=dask.environment)
     scan.until_received(5)
     dask.scheduler.kill()
-    assert scan.launcher.end() == 4
+    assert scan.launcher.end() == 4, scan.launcher.log
     assert "the Dask scheduler has gone" in scan.launcher.log
     processes.wait_until(lambda: scan.workers() == [])
 

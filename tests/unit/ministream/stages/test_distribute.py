@@ -20,7 +20,9 @@ from ministream.errors import (
     StageError,
 )
 from ministream.frames import Frame, FrameKind
+from ministream.stages import distribute
 from ministream.stages.distribute import DistributeOptions, run
+from ministream.stages.distributor_memory import Shares
 from ministream.stages.memory import Demand
 from ministream.stages.workers import COMPLETE
 from ministream.transport import Ended, Inlet, Message, Notice, Outlet
@@ -547,3 +549,33 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up_at
         time.sleep(0.02)  # the interval of a poll
+
+
+def test_workers_are_sent_no_more_than_there_is_memory_for(
+    stack: ExitStack, daq: Daq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for three projections of all rows: two workers have them between them, and go on all the same."""
+    room = 3 * 4 * ROWS * COLUMNS
+    monkeypatch.setattr(distribute, "shares_of", lambda *_: Shares(credits=64, under_way_bytes=room))
+    distributor = start(stack, daq, workers=2, memory=1 << 30)
+    address = distributor.address
+    workers = join_in_order(stack, address, {}, {})
+    daq.accept()
+    daq.send_fields()
+    for worker in workers:
+        assert worker.notice().message["kind"] == "assignment"
+    for index in range(PROJECTIONS):
+        daq.send(FrameKind.PROJECTION, *view(index))
+    rows_here = 0
+    for worker, rows in zip(workers, (2, 1), strict=True):
+        count = 0
+        while worker.inlet.receive(0.5) is not None:
+            count += 1
+        assert 1 <= count <= 4
+        rows_here += count * rows
+        worker.inlet.acknowledge(count - 1)
+    assert rows_here <= 4 * ROWS
+    for worker in workers:
+        threading.Thread(target=worker.drain).start()
+    daq.finish()
+    assert distributor.done["projections_received"] == PROJECTIONS

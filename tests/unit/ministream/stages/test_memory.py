@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ministream.errors import InputError
-from ministream.stages.host_memory import free_bytes, peak_bytes
-from ministream.stages.memory import Budget, Demand, room_of, shown
+from ministream.stages.host_memory import free_bytes, peak_bytes, shown
+from ministream.stages.memory import Budget, Demand, room_of
 
 GIB = 1 << 30
 DEMAND = Demand(algorithm="sirt", columns=2048, projections=1500, threads=8)
