@@ -7,9 +7,10 @@ what to call.
 Threads
 -------
 As many slices are worked on at a time as there are workers (threads), so that each keeps one slice, its
-tiles and its lines in its own caches. When slices are fewer, workers share a slice, by views forwards and
-by tiles backwards. No two workers ever write to the same place, and the result does not depend on their
-number except for rounding.
+tiles and its lines in its own caches. In `update_slices` no worker ever waits for another before the end: on
+a machine that does other things as well, each wait lasts until the slowest has got its turn. When slices are
+fewer, workers share a slice, by views forwards and by tiles backwards. No two workers ever write to the same
+place, and the result does not depend on their number except for rounding.
 
 Arrays
 ------
@@ -700,3 +701,94 @@ def weigh_residual(
                 rows[s, i, d] = residual * w * factor
             total += float(squares)
     return total
+
+
+@kernel
+def update_slice(
+    image: Float32Array,
+    s: int,
+    measured: Float32Array,
+    offset: Float32Array,
+    weight: Float32Array,
+    geometry: Geometry,
+    views: IndexArray,
+    center: float,
+    scale: float,
+    nonnegative: bool,
+    lines: Float32Array,
+    tile: Float32Array,
+    padded: Float32Array,
+    rows: Float32Array,
+) -> float:
+    """Project one slice, weigh its residuals and back-project them; return the sum of their squares.
+
+    Parameters
+    ----------
+    image : (N * N,) float32
+        Slice `s` of x, changed in place.
+    measured, offset, weight, scale
+        As in `weigh_residual`.
+    geometry, views, center, nonnegative
+        As in `backproject`.
+    lines, tile, padded : float32
+        Those of one worker, as in `Room`.
+    rows : (1, k, N) float32
+        Room to work in.
+    """
+    order = np.empty(views.size, np.intp)
+    pieces = np.empty((views.size, 3), np.int64)
+    count = order_views(geometry, views, 1, order, pieces)
+    own, stride = rows[0], geometry.line_stride
+    for p in range(count):
+        places = order[pieces[p, 0] : pieces[p, 1]]
+        image_to_lines(image, pieces[p, 2] == 1, geometry, views[places], lines, tile)
+        for i in range(places.size):
+            view = views[places[i]]
+            lines_to_detector(lines, i * stride, geometry, view, center, own[places[i]])
+    squares = weigh_residual(measured, offset, weight, views, s, scale, rows)
+    for p in range(count):
+        places = order[pieces[p, 0] : pieces[p, 1]]
+        for i in range(places.size):
+            for d in range(own.shape[1]):
+                padded[d + 1] = own[places[i], d]
+            detector_to_lines(padded, lines, i * stride, geometry, views[places[i]], center)
+        clip = nonnegative and p == count - 1
+        for t in range(geometry.tiles.shape[0]):
+            add_lines_to_tile(lines, pieces[p, 2] == 1, geometry, views[places], t, clip, image, tile)
+    return squares
+
+
+@parallel_kernel
+def update_slices(
+    volume: Float32Array,
+    measured: Float32Array,
+    offset: Float32Array,
+    weight: Float32Array,
+    geometry: Geometry,
+    views: IndexArray,
+    center: float,
+    scale: float,
+    nonnegative: bool,
+    room: Room,
+    rows: Float32Array,
+    squares: npt.NDArray[np.float64],
+) -> None:
+    """Share whole slices among the workers: `update_slice` for each.
+
+    Parameters
+    ----------
+    volume : (slice, N * N) float32
+        The first slices of those of `measured` and `offset`.
+    room : Room
+    rows : (worker, k, N) float32
+        Room to work in.
+    squares : (worker,) float64
+        The sums are added to it.
+    """
+    workers, slices = room.lines.shape[0], volume.shape[0]
+    for worker in numba.prange(workers):
+        for s in range(worker, slices, workers):
+            squares[worker] += update_slice(
+                volume[s], s, measured, offset, weight, geometry, views, center, scale, nonnegative,
+                room.lines[worker], room.tile[worker], room.padded[worker], rows[worker : worker + 1],
+            )  # fmt: skip

@@ -38,9 +38,10 @@ from ministream.kernels.sheared_rows import (
     Float32Array,
     backproject,
     project,
+    update_slices,
     weigh_residual,
 )
-from ministream.kernels.threads import using_threads
+from ministream.kernels.threads import usable_threads, using_threads
 
 SHORTEST_RAY = 1.0
 """Rays shorter than this inside the support, in pixels, are left out: they would only magnify noise."""
@@ -235,17 +236,35 @@ class SirtEngine:
         p = self._projector
         chosen = p.indices(views)
         slices, columns = self._offset.shape
-        room = np.empty((min(slices, p.threads), chosen.size, columns), np.float32)
+        room = np.empty((p.threads, chosen.size, columns), np.float32)
         scale = relaxation / chosen.size
+        # a slice each, as far as that keeps all threads busy; the threads share what is left
+        whole = slices - slices % p.threads
+        sums = np.zeros(p.threads)
         squares = 0.0
         with using_threads(p.threads):
-            # a block of slices stays in the caches from its projection to its back projection
-            for first in range(0, slices, p.threads):
-                block = self._flat[first : first + p.threads]
+            if whole:
+                update_slices(
+                    self._flat[:whole],
+                    self._measured,
+                    self._offset,
+                    self._weight,
+                    p.geometry,
+                    chosen,
+                    p.rotation_center,
+                    scale,
+                    self.nonnegative,
+                    p.room,
+                    room,
+                    sums,
+                )
+                squares += float(sums.sum())
+            if whole < slices:
+                block = self._flat[whole:]
                 rows = room[: len(block)]
                 project(block, p.geometry, chosen, p.rotation_center, p.room, rows)
                 squares += weigh_residual(
-                    self._measured, self._offset, self._weight, chosen, first, scale, rows
+                    self._measured, self._offset, self._weight, chosen, whole, scale, rows
                 )
                 backproject(
                     rows, p.geometry, chosen, p.rotation_center, self.nonnegative, False, p.room, block
@@ -366,8 +385,11 @@ def warm_up(threads: int | None = None) -> None:
     threads : int, optional
         As for `SirtEngine`.
     """
-    engine = SirtEngine(slices=1, columns=16, rotation_center=7.5, views=2, threads=threads)
-    rows = np.zeros((1, 16), np.float32)
+    some = usable_threads(threads)
+    # one slice more than threads: both ways to share work
+    slices = some + 1 if some > 1 else 1
+    engine = SirtEngine(slices=slices, columns=16, rotation_center=7.5, views=2, threads=threads)
+    rows = np.zeros((slices, 16), np.float32)
     views = [engine.add_view(angle, rows) for angle in (0.0, 1.5)]
     engine.update(views)
     engine.add_filtered(views, np.ones(2))

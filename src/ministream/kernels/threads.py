@@ -1,7 +1,13 @@
-"""How many threads the kernels use: numba keeps a number, which this module sets for a while."""
+"""How many threads the kernels use: numba keeps a number, which this module sets for a while.
+
+And how they wait for each other: asleep. Where numba's threads are OpenMP's, they would spin otherwise, which
+takes the cores from the programs around: with a few of those on two cores, two threads were two to four times
+as slow as one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +22,8 @@ def usable_threads(threads: int | None) -> int:
     ValueError
         Fewer than one were asked for.
     """
+    # OpenMP reads it when numba starts its threads, which is later; whoever has set it knows better
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}: at least 1 is needed")
     most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]

@@ -161,7 +161,7 @@ def test_after_warm_up_nothing_is_left_to_compile() -> None:
     before = [len(f.signatures) for f in functions]
     total_variation_prox(np.zeros((2, 50, 50), np.float32), 0.5, steps=3, support="square", nonnegative=False)
     assert [len(f.signatures) for f in functions] == before
-    assert sum(before) >= 2
+    assert sum(before) >= 1
 
 
 def test_what_cannot_be_used_is_refused() -> None:
