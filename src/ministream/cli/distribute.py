@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
+from ministream.cli.link_options import insecure_option, link_key_option
 from ministream.cli.options import (
     config_option,
+    error_events,
     json_option,
     reconnect_timeout_option,
     run_stage,
     verbose_option,
     version_option,
 )
-from ministream.cli.scan_options import correction_options
+from ministream.cli.scan_options import ByteSize, correction_options
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -35,10 +37,14 @@ from ministream.cli.scan_options import correction_options
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Begin when so many are there; others may come and go.",
+    type=click.IntRange(0, 1024),
+    help="Begin when so many are there; others may come and go. [default: 1; 0 with --tmq]",
+)
+@click.option(
+    "--tmq",
+    metavar="tcp://HOST:PORT",
+    help="Serve workers of the APS streaming mini-app (ZeroMQ REQ): rank 0 asks here, rank r at PORT + r. "
+    "The mini-app's port is 5560.",
 )
 @correction_options
 @click.option(
@@ -67,17 +73,25 @@ from ministream.cli.scan_options import correction_options
     help="How long a worker that is lost keeps its slices, if there are others.",
 )
 @click.option(
+    "--memory",
+    type=ByteSize(),
+    show_default="80 % of what is free",
+    help="What this process may use, such as 4GiB, beside the scan's files, which the kernel can do without.",
+)
+@click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
-    "otherwise in a temporary file.",
+    help="Keep the scan here until its end, so that a distributor that was killed, or whose host lost power, "
+    "can be started again; otherwise in a temporary file.",
 )
+@link_key_option()
+@insecure_option()
 @json_option()
 @config_option()
 @verbose_option()
 @version_option()
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, key_file: Path | None, insecure: bool, **options: Any) -> None:
     """Correct projections and share their rows among reconstruction workers.
 
     Waits for the workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
@@ -88,12 +102,23 @@ def command(as_json: bool, **options: Any) -> None:
     Lost connections are made again. With --state-dir it can be started again after a crash, with the same
     options, and goes on where it was.
 
+    With --tmq the mini-app's workers get the whole scan too, shared out by their ranks. They cannot be told
+    what is found while the scan comes in: each projection comes with the rotation centre, and without the
+    stripes, that are known by then.
+
     \b
     Examples:
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
-      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5
+      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5 \\
+          --listen tcp://10.0.3.1:5002 --link-key run.key
+      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560
     """
     from ministream.stages import distribute
+    from ministream.transport import link_key_for
 
-    settings = distribute.DistributeOptions(**options)
+    if options["workers"] is None:
+        options["workers"] = 1 if options["tmq"] is None else 0
+    with error_events(enabled=as_json):
+        link_key = link_key_for([options["listen"]], key_file, insecure=insecure)
+    settings = distribute.DistributeOptions(**options, link_key=link_key)
     run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ministream.cli.cluster_options import cluster_options, taken_cluster_options
 from ministream.cli.exit_codes import ExitCode
 from ministream.cli.options import config_option, run_until_done, verbose_option, version_option
 from ministream.cli.scan_options import correction_options, order_option, substitute_options, update_options
@@ -53,17 +54,29 @@ if TYPE_CHECKING:
 @update_options
 @correction_options
 @substitute_options
+@cluster_options("--cluster")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Talk to the Dask scheduler at ADDRESS without TLS: whoever is on that network can run programs "
+    "there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the verdict.")
 @config_option()
 @verbose_option()
 @version_option()
-def command(as_json: bool, quiet: bool, **options: object) -> int:
+@click.pass_context
+def command(context: click.Context, /, as_json: bool, quiet: bool, insecure: bool, **options: Any) -> int:
     """Stream a scan from one facility to another through two gateways, and reconstruct it as it arrives.
 
     Everything runs on this host, each part as a process of its own: two control servers with their data
     servers, the DAQ that plays the scan, the distributor that corrects it, the reconstruction workers. The
     gateways speak mutually authenticated TLS 1.3 with keys made for this run.
+
+    With --cluster the reconstruction workers run elsewhere: Dask places them, watches them, and starts those
+    that are lost again. Projections go to them directly, encrypted with a key made for this run. The folder
+    of --out must be one that their hosts see.
 
     SOURCE is an APS Data Exchange or NeXus NXtomo file (HDF5), or a synthetic scan with noise, rings and
     known truth.
@@ -73,13 +86,20 @@ def command(as_json: bool, quiet: bool, **options: object) -> int:
       ministream run
       ministream run scan.h5 --out result --rate 0
       ministream run phantom:columns=320,rows=8 --workers 2 --json
+      ministream run scan.h5 --workers 8 --cluster slurm --partition short --cores 16 --memory 32GB
     """
     from ministream.cli.progress import display
     from ministream.pipeline import RunOptions, run
 
-    observer, context = display(quiet=quiet)
-    with context:
-        verdict = run_until_done(lambda: run(RunOptions(**options), observer))  # type: ignore[arg-type]
+    cluster = taken_cluster_options(context, options, workers=options["workers"], insecure=insecure)
+    place = None
+    if cluster is not None:
+        from ministream.cluster import placing
+
+        place = placing(cluster)
+    observer, shown = display(quiet=quiet)
+    with shown:
+        verdict = run_until_done(lambda: run(RunOptions(**options), observer, place))
     if as_json:
         click.echo(json.dumps(verdict.as_dict()))
     else:

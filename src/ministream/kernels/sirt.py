@@ -124,6 +124,16 @@ class SirtEngine:
         return self._projector.capacity
 
     @property
+    def measured(self) -> Float32Array:
+        """(view, slice, column) float32: what `add_view` was given, at each view's index. A view."""
+        return self._measured
+
+    @property
+    def stripe_offset(self) -> Float32Array:
+        """(slice, column) float32: what is subtracted from all views. A view."""
+        return self._offset
+
+    @property
     def threads(self) -> int:
         """Number of threads that an update uses."""
         return self._projector.threads
@@ -261,6 +271,39 @@ class SirtEngine:
                 )
         rays = slices * int(self._used_rays[chosen].sum())
         return math.sqrt(squares / rays) if rays else 0.0
+
+    def residual(self, views: Sequence[int] | IndexArray) -> float:
+        """Return how far the slices are from explaining these views: what `update` returns, without it.
+
+        Raises
+        ------
+        ValueError
+            There are no views, or one is not held.
+        """
+        p = self._projector
+        chosen = p.indices(views)
+        slices, columns = self._offset.shape
+        squares = 0.0
+        with using_threads(p.threads):
+            for first in range(0, slices, p.threads):
+                block = self._flat[first : first + p.threads]
+                rows = np.empty((len(block), chosen.size, columns), np.float32)
+                project(block, p.geometry, chosen, p.rotation_center, p.room, rows)
+                squares += weigh_residual(
+                    self._measured, self._offset, self._weight, chosen, first, 0.0, rows
+                )
+        rays = slices * int(self._used_rays[chosen].sum())
+        return math.sqrt(squares / rays) if rays else 0.0
+
+    @staticmethod
+    def memory_bytes(*, slices: int, columns: int, views: int, threads: int) -> int:
+        """Return about how many bytes an engine needs with so many views, for all it may be asked to do."""
+        volume = 4 * slices * columns**2
+        measured = 4 * views * slices * columns
+        tables = 21 * views * columns
+        lines = 4 * VIEWS_AT_ONCE * (8 * columns + 300)
+        rows = 4 * views * columns
+        return volume + measured + tables + threads * (lines + rows)
 
     def add_filtered(
         self,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ministream.stages.host_memory import SHARE, free_bytes
+
 LOOPBACK = "tcp://127.0.0.1:0"
 
 
@@ -31,6 +33,9 @@ class RunOptions:
         Order in which the views are played.
     algorithm : str
     window, step, iterations, refine : int
+    total_variation : float
+    allow_negative : bool
+    first_image : str
     center : float or None
         A column index, or None to find it.
     stripes : str
@@ -50,6 +55,9 @@ class RunOptions:
     step: int
     iterations: int
     refine: int
+    total_variation: float
+    allow_negative: bool
+    first_image: str
     center: float | None
     stripes: str
     flat_value: float | None = None
@@ -68,7 +76,11 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
 
 
 def distribute(
-    options: RunOptions, daq_addresses: Sequence[str], state_dir: Path, listen: str = LOOPBACK
+    options: RunOptions,
+    daq_addresses: Sequence[str],
+    state_dir: Path,
+    listen: str = LOOPBACK,
+    key_file: Path | None = None,
 ) -> list[str]:
     """Return the command of the distributor, which reaches the DAQ at these addresses."""
     return [
@@ -76,24 +88,39 @@ def distribute(
         *("--state-dir", str(state_dir)),
         *("--workers", str(options.workers), "--stripes", options.stripes),
         *("--center", "auto" if options.center is None else str(options.center)),
+        *_optional("--link-key", key_file),
     ]
 
 
 def reconstruct(options: RunOptions, distributor: str, output: Path, publish: str = LOOPBACK) -> list[str]:
-    """Return the command of a worker; together the workers use every core once."""
+    """Return the command of a worker on this host; together the workers use every core, and memory, once."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+    memory = int(SHARE * free_bytes() / options.workers)
     return [
-        *_program("reconstruct", "--connect", distributor, "--publish", publish),
-        *("--threads", str(threads)),
-        *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
-        *("--iterations", str(options.iterations), "--refine", str(options.refine)),
+        *placed_reconstruct(options, distributor),
+        *("--publish", publish, "--threads", str(threads), "--memory", str(memory)),
         *("--output", str(output)),
     ]
 
 
-def quality(publishers: Sequence[str], truth: Path | None) -> list[str]:
+def placed_reconstruct(options: RunOptions, distributor: str) -> list[str]:
+    """Return the part of a worker's command that does not depend on the host where it runs."""
+    return [
+        *_program("reconstruct", "--connect", distributor),
+        *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
+        *("--iterations", str(options.iterations), "--refine", str(options.refine)),
+        *("--total-variation", f"{options.total_variation:g}", "--first-image", options.first_image),
+        *(["--allow-negative"] if options.allow_negative else []),
+    ]
+
+
+def quality(publishers: Sequence[str], truth: Path | None, key_file: Path | None = None) -> list[str]:
     """Return the command of the live quality stage."""
-    return [*_program("quality", *_connections(publishers)), *_optional("--reference", truth)]
+    return [
+        *_program("quality", *_connections(publishers)),
+        *_optional("--reference", truth),
+        *_optional("--link-key", key_file),
+    ]
 
 
 def _program(stage: str, *arguments: str) -> list[str]:

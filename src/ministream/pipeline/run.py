@@ -26,6 +26,7 @@ from ministream.errors import ConnectionFailed, InputError, OutputError, StageEr
 from ministream.pipeline import commands, results, scratch
 from ministream.pipeline.child import Child, Event
 from ministream.pipeline.commands import RunOptions
+from ministream.pipeline.placement import Named, Place, Placement, Site, Worker
 from ministream.pipeline.report import Observer, Progress, Verdict
 from ministream.pipeline.supervised import Supervised
 from ministream.pipeline.watch import all_done, is_echo
@@ -41,8 +42,10 @@ _FAREWELL_S = 5.0
 """How long workers may take to say what they have done, when it is known to be written."""
 
 
-async def run(options: RunOptions, observer: Observer) -> Verdict:
+async def run(options: RunOptions, observer: Observer, place: Place | None = None) -> Verdict:
     """Stream and reconstruct one scan; write volume, picture and quality figures.
+
+    The reconstruction workers are on this host, or where the placement that `place` opens has them.
 
     Raises
     ------
@@ -69,7 +72,11 @@ async def run(options: RunOptions, observer: Observer) -> Verdict:
         run_ = _Run(options, observer, folder)
         run_.progress.projections_total = description.projections
         try:
-            return await run_.main(has_truth=source.has_truth)
+            async with contextlib.AsyncExitStack() as stack:
+                if place is not None:
+                    site = Site(scratch=folder, shared=options.out.absolute(), mark=run_.mark)
+                    run_.placement = await stack.enter_async_context(place(site))
+                return await run_.main(has_truth=source.has_truth)
         finally:
             await run_.stop()
             scratch.kill_stragglers(run_.mark)
@@ -85,7 +92,8 @@ class _Run:
         self.progress = Progress()
         self.mark = scratch.new_mark()
         self.children: list[Child] = []
-        self.supervised: list[Supervised] = []
+        self.placement: Placement | None = None
+        self.supervised: list[Supervised | Worker] = []
         self.worker_progress: dict[int, Event] = {}
         self.worker_duplicates: dict[int, int] = {}
         self.last_received_at = 0.0
@@ -160,7 +168,7 @@ class _Run:
         self,
         daq: Child,
         distributor: Supervised,
-        workers: list[Supervised],
+        workers: Sequence[Supervised | Worker],
         quality: Child,
         session: tunnel.Tunnel,
     ) -> tuple[Event, Event]:
@@ -176,7 +184,7 @@ class _Run:
             if not streaming.done():
                 metering.result()  # it ends by raising only
             sent, received = streaming.result()
-            farewells = [asyncio.create_task(worker.child.finished()) for worker in workers]
+            farewells = [asyncio.create_task(worker.farewell()) for worker in workers]
             _, late = await asyncio.wait(farewells, timeout=_FAREWELL_S)
             for farewell in late:
                 farewell.cancel()
@@ -242,26 +250,54 @@ class _Run:
 
     async def _start_consumers(
         self, addresses: Sequence[str], truth: Path | None
-    ) -> tuple[Supervised, list[Supervised], Child]:
+    ) -> tuple[Supervised, Sequence[Supervised | Worker], Child]:
         """Start distributor, workers and quality stage at the consumer facility."""
-        options, store = self.options, self.folder / "store"
-        distributor = await self._start("distribute", commands.distribute(options, addresses, store))
-        address = str((await distributor.ready(_READY_TIMEOUT_S))["address"])
+        placement = self.placement
+        key_file = None if placement is None else placement.key_file
+        listen = commands.LOOPBACK if placement is None else f"tcp://{placement.host}:0"
+
+        def distribute(listen: str) -> list[str]:
+            return commands.distribute(self.options, addresses, self.folder / "store", listen, key_file)
+
+        child = await self._start("distribute", distribute(listen))
+        address = str((await child.ready(_READY_TIMEOUT_S))["address"])
+        distributor = self._supervise(child, distribute(address))
+        workers: Sequence[Supervised | Worker]
+        if placement is None:
+            workers, publishers = await self._start_workers(address)
+        else:
+            workers, publishers = await self._place_workers(placement, address)
+        quality = await self._start("quality", commands.quality(publishers, truth, key_file))
+        return distributor, workers, quality
+
+    async def _start_workers(self, distributor: str) -> tuple[list[Supervised], list[str]]:
+        """Start the workers on this host; return them, and where they publish."""
         workers = [
-            await self._start(f"reconstruct {number}", self._worker_command(number, address))
-            for number in range(options.workers)
+            await self._start(f"reconstruct {number}", self._worker_command(number, distributor))
+            for number in range(self.options.workers)
         ]
         ready = await asyncio.gather(*(worker.ready(_READY_TIMEOUT_S) for worker in workers))
         publishers = [str(event["address"]) for event in ready]
-        quality = await self._start("quality", commands.quality(publishers, truth))
-        return (
-            self._supervise(distributor, commands.distribute(options, addresses, store, listen=address)),
-            [
-                self._supervise(worker, self._worker_command(number, address, publish=publishers[number]))
-                for number, worker in enumerate(workers)
-            ],
-            quality,
-        )
+        return [
+            self._supervise(worker, self._worker_command(number, distributor, publish=publishers[number]))
+            for number, worker in enumerate(workers)
+        ], publishers
+
+    async def _place_workers(self, placement: Placement, distributor: str) -> tuple[list[Worker], list[str]]:
+        """Have the workers started where the placement wants them; return them, and where they publish."""
+        self._phase("waiting for workers on other hosts")
+        workers = [
+            await placement.start(
+                f"reconstruct {number}",
+                commands.placed_reconstruct(self.options, distributor),
+                on_event=self._on_event,
+                on_warning=self._on_warning,
+            )
+            for number in range(self.options.workers)
+        ]
+        self.supervised += workers
+        ready = await asyncio.gather(*(worker.ready(placement.ready_timeout_s) for worker in workers))
+        return workers, [str(event["address"]) for event in ready]
 
     def _worker_command(self, number: int, distributor: str, publish: str = commands.LOOPBACK) -> list[str]:
         return commands.reconstruct(self.options, distributor, self.folder / f"part-{number}.h5", publish)
@@ -295,7 +331,7 @@ class _Run:
 
     # ------------------------------------------------------------------ watching
 
-    def _on_event(self, child: Child, event: Event) -> None:
+    def _on_event(self, child: Named, event: Event) -> None:
         progress, kind = self.progress, event.get("event")
         if kind not in ("progress", "done"):
             return
@@ -331,7 +367,7 @@ class _Run:
                 }
         self.observer(progress)
 
-    def _on_warning(self, child: Child | None, text: str) -> None:
+    def _on_warning(self, child: Named | None, text: str) -> None:
         self.progress.warnings.append(text if child is None else f"{child.name}: {text}")
         self.observer(self.progress)
 
@@ -353,6 +389,7 @@ class _Run:
             "step": options.step,
             "iterations": options.iterations,
             "refine": options.refine,
+            "total_variation": options.total_variation,
             "stripes": options.stripes,
             "order": options.order,
             "projections": self.progress.projections_total,

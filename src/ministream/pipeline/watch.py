@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 from ministream.errors import StageError
 from ministream.pipeline.child import Child, Event
-from ministream.pipeline.supervised import Supervised
 
-Program = Child | Supervised
+
+class Program(Protocol):
+    """What ends by itself, and has a name: a child, one that is started again, one on another host."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    async def finished(self) -> Event:
+        """Return its ``done`` event; raise StageError if it failed."""
+
 
 _ECHO_S = 1.5
 """After the first failure: how long the program that caused it may take to end as well."""
@@ -30,11 +40,11 @@ async def all_done(
 
     Parameters
     ----------
-    watched : sequence of Child or Supervised
+    watched : sequence of Program
         Those that end by themselves.
     must_live : sequence of Child
         Those that have to be there until then.
-    may_end : sequence of Child or Supervised
+    may_end : sequence of Program
         Those that may end with success before.
 
     Raises

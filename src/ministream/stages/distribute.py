@@ -11,6 +11,8 @@ every worker that is there has done with it, so the slowest worker sets the pace
 not: the store has room for the whole scan. At the end every worker knows the last calibration before it
 learns that it has everything, and the scan ends when all slices are written.
 
+Workers of the APS streaming mini-app can be served too, or alone: see `ministream.stages.ranks`.
+
 With a state directory the store outlives the process: started again, it goes on where it was. The DAQ sends
 again what was not acknowledged, the workers say what they have.
 
@@ -41,24 +43,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ministream.errors import ConnectionFailed, InputError, ProtocolError
 from ministream.frames import ScanDescription
 from ministream.stages.calibration import Calibrator, warm_up
 from ministream.stages.correction import Corrector
+from ministream.stages.distributor_memory import shares_of
+from ministream.stages.ranks import Ranks
 from ministream.stages.store import ScanStore
+from ministream.stages.syncing import Syncing
 from ministream.stages.workers import Workers
 from ministream.transport import (
     FIRST_CREDITS,
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Outlet,
-    credits_for,
     wait_any,
 )
+from ministream.transport.flow import Party
+from ministream.transport.ranks import RankServer
 from ministream.wire import timage
 
 logger = logging.getLogger(__name__)
@@ -81,7 +86,10 @@ class DistributeOptions:
     listen : str
         Where the workers connect.
     workers : int
-        How many must be there before the scan begins; others may come and go.
+        How many must be there before the scan begins; others may come and go. None are needed where there
+        are those of the mini-app.
+    tmq : str or None
+        Where rank 0 of the mini-app's workers asks; all of them must be there before the scan begins.
     center : float or None
         Rotation centre as a column index; None to estimate it.
     stripes : str
@@ -97,11 +105,16 @@ class DistributeOptions:
         How long another worker may take to come back before its slices are given to others.
     state_dir : Path or None
         Where to keep the scan, so that a distributor that was killed can be started again.
+    memory : int or None
+        Bytes that this process may use, but for the scan's files; None for a share of what is free.
+    link_key : LinkKey or None
+        Serve only workers who have it, and encrypt what they get.
     """
 
     connect: Sequence[str]
     listen: str = "tcp://127.0.0.1:0"
     workers: int = 1
+    tmq: str | None = None
     center: float | None = None
     stripes: str = "sorting"
     credits: int | None = None
@@ -109,13 +122,16 @@ class DistributeOptions:
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
     worker_timeout_s: float = 15.0
     state_dir: Path | None = None
+    memory: int | None = None
+    link_key: LinkKey | None = None
 
 
 def run(options: DistributeOptions, report: Report, stop: threading.Event) -> None:
     """Distribute one scan; return at its end, or soon after `stop`.
 
-    Reports ``ready`` (``address``), ``progress`` (``projections_received``, ``projections_total``,
-    ``rotation_center``, ``workers``), ``done`` (also ``invalid_pixels``, ``duplicates_dropped``,
+    Reports ``ready`` (``address``, and ``tmq_address`` if there is one), ``progress``
+    (``projections_received``, ``projections_total``, ``rotation_center``, ``workers``, and ``ranks`` of the
+    mini-app that are there), ``done`` (also ``invalid_pixels``, ``duplicates_dropped``,
     ``frames_retransmitted``, ``flat_fields``, ``dark_fields``, ``rotation_center_estimated``,
     ``workers_joined``, ``workers_lost``, ``seconds``, and ``parts``: which worker has written which slices,
     and where). Figures of what was sent, dropped and lost are of this process.
@@ -132,8 +148,10 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
     ProtocolError
         The DAQ sends what cannot be understood.
     StageError
-        The last worker left before the end.
+        The last worker left before the end; or one of the mini-app's has, after everybody else is done.
     """
+    if not options.workers and options.tmq is None:
+        raise InputError("0 workers: at least one is needed, or --tmq for those of the mini-app")
     if options.stripes not in STRIPE_METHODS:
         raise InputError(f"stripes {options.stripes!r} is not one of {', '.join(STRIPE_METHODS)}")
     store = None if options.state_dir is None else ScanStore.reopen(options.state_dir)
@@ -145,9 +163,16 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 options.listen,
                 description={"stage": "distribute"},
                 reconnect_timeout_s=options.reconnect_timeout_s,
+                key=options.link_key,
             )
         )
-        report({"event": "ready", "address": outlet.address})
+        ready = {"event": "ready", "address": outlet.address}
+        ranks = None
+        if options.tmq is not None:
+            server = stack.enter_context(RankServer(options.tmq))
+            ready["tmq_address"] = server.address
+            ranks = Ranks(server, timeout_s=options.worker_timeout_s, patience_s=options.reconnect_timeout_s)
+        report(ready)
         warm_up(center=options.center is None, stripes=options.stripes != "none")
         workers = Workers(
             outlet,
@@ -156,10 +181,13 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             patience_s=options.reconnect_timeout_s,
         )
         # whoever goes on does not wait: the DAQ does, and workers that have gone on come back
-        while store is None and not workers.enough:
+        while store is None and not (workers.enough and (ranks is None or ranks.enough)):
             if stop.is_set():
                 return
-            workers.serve(_WAIT_S)
+            workers.serve()
+            if ranks is not None:
+                ranks.serve()
+            wait_any(_parties(workers, ranks), _WAIT_S)
         flow = f"distributor-{uuid.uuid4().hex[:8]}" if store is None else store.flow
         inlet = stack.enter_context(
             Inlet(
@@ -175,14 +203,16 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 return
         if store is None:
             description = ScanDescription.from_mapping(inlet.description)
-            _check(options, description)
+            _check(options, description, 0 if ranks is None else ranks.size)
             store = ScanStore.create(options.state_dir, description, flow=flow, sender=inlet.sender)
             stack.enter_context(store)
         elif store.count:
             logger.warning("going on with %s after %d projections", store.description.name, store.count)
-        if options.credits is None:
-            frame = store.description
-            inlet.grant(credits_for(frame.rows * frame.columns * np.dtype(frame.pixel_type).itemsize))
+        if options.state_dir is not None:
+            stack.enter_context(Syncing(store))
+        shares = shares_of(store.description, options.memory, options.credits)
+        workers.under_way_bytes = shares.under_way_bytes
+        inlet.grant(shares.credits)
         calibrator = stack.enter_context(
             Calibrator(
                 store.attenuation,
@@ -191,7 +221,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 stripes=options.stripes != "none",
             )
         )
-        _Distribution(options, store, inlet, workers, calibrator, report).run(stop)
+        _Distribution(options, store, inlet, workers, ranks, calibrator, report).run(stop)
 
 
 class _Distribution:
@@ -203,6 +233,7 @@ class _Distribution:
         store: ScanStore,
         inlet: Inlet,
         workers: Workers,
+        ranks: Ranks | None,
         calibrator: Calibrator,
         report: Report,
     ) -> None:
@@ -211,6 +242,7 @@ class _Distribution:
         self._description = store.description
         self._inlet = inlet
         self._workers = workers
+        self._ranks = ranks
         self._calibrator = calibrator
         self._report = report
         self._corrector = Corrector(store.description)
@@ -228,31 +260,52 @@ class _Distribution:
 
     def run(self, stop: threading.Event) -> None:
         """Distribute until all slices are written, or until `stop`."""
-        workers = self._workers
+        workers, ranks = self._workers, self._ranks
         workers.open_scan(self._store, self._center)
+        if ranks is not None:
+            ranks.open_scan(self._store, self._center)
         self._calibrator.arrived(self._store.count)
         while not stop.is_set():
             workers.serve()
             more = workers.feed()
+            if ranks is not None:
+                ranks.serve(others=len(workers) > 0)
+                ranks.feed()
             self._acknowledge()
             self._calibrate()
             more = self._receive() or more
-            if self._ended and self._is_settled() and workers.conclude():
+            if self._ended and self._is_settled() and self._conclude():
                 break
             if not more:
                 wait_s = _WAIT_FOR_ESTIMATE_S if self._calibrator.busy else _WAIT_S
-                wait_any([workers.outlet] if self._ended else [self._inlet, workers.outlet], wait_s)
+                parties = _parties(workers, ranks)
+                wait_any(parties if self._ended else [self._inlet, *parties], wait_s)
         else:
             return
         parts = workers.parts()
         workers.finish()
         # everything is written: whoever says no good-bye is waited for no longer than if it were lost
         give_up_at_s = time.monotonic() + self._options.worker_timeout_s
-        while not workers.look_after_leaving(_WAIT_S) and time.monotonic() < give_up_at_s:
+        while not self._all_left() and time.monotonic() < give_up_at_s:
             if stop.is_set():
                 return
+            wait_any(_parties(workers, ranks), _WAIT_S)
         self._store.remove()
         self._report({"event": "done", **self._summary(), "parts": parts})
+        failure = None if ranks is None else ranks.failure()
+        if failure is not None:
+            raise failure
+
+    def _conclude(self) -> bool:
+        """Tell all who have everything that this was all; tell whether all slices are written."""
+        ranks_done = self._ranks is None or self._ranks.conclude()
+        return self._workers.conclude() and ranks_done
+
+    def _all_left(self) -> bool:
+        """Serve those whose farewell is missing; tell whether all have gone."""
+        if self._ranks is not None:
+            self._ranks.serve(others=True)
+        return self._workers.look_after_leaving(0) and (self._ranks is None or self._ranks.gone)
 
     def _receive(self) -> bool:
         """Take one item from the DAQ; tell whether there was one."""
@@ -288,7 +341,13 @@ class _Distribution:
 
     def _take(self, message: Message) -> None:
         frame = timage.decode(message.payload, self._description.pixel_type)
-        if frame.sequence < self._store.next_sequence:
+        expected = self._store.next_sequence
+        if self._store.shortened and frame.sequence > expected:
+            raise InputError(
+                f"frames {expected} to {frame.sequence - 1} had been acknowledged when this host went down, "
+                "and were not on the disk: start the scan again"
+            )
+        if frame.sequence < expected:
             self._duplicates += 1
         else:
             corrector = self._corrector
@@ -311,6 +370,8 @@ class _Distribution:
     def _acknowledge(self) -> None:
         """Give the DAQ the credits back for what every worker has done with."""
         done = self._workers.done
+        if self._ranks is not None:
+            done = min(done, self._ranks.done)
         last = None
         while self._unacknowledged and self._unacknowledged[0][1] <= done:
             last, _ = self._unacknowledged.popleft()
@@ -326,6 +387,8 @@ class _Distribution:
             self._center = calibration.rotation_center
             self._estimated = True
         self._workers.calibrate(calibration, self._center)
+        if self._ranks is not None:
+            self._ranks.calibrate(calibration, self._center)
 
     def _is_settled(self) -> bool:
         """Whether the estimate from all views has been made, and told."""
@@ -355,6 +418,7 @@ class _Distribution:
             "projections_total": self._description.projections,
             "rotation_center": self._center,
             "workers": len(self._workers),
+            **({} if self._ranks is None else {"ranks": self._ranks.present}),
         }
 
     def _summary(self) -> dict[str, Any]:
@@ -372,11 +436,17 @@ class _Distribution:
         }
 
 
-def _check(options: DistributeOptions, description: ScanDescription) -> None:
-    if options.workers > description.rows:
-        raise InputError(
-            f"{options.workers} workers for {description.rows} detector rows: each worker needs at least one"
-        )
+def _parties(workers: Workers, ranks: Ranks | None) -> list[Party]:
+    """Return those whom workers come to."""
+    return [workers.outlet] if ranks is None else [workers.outlet, ranks.server]
+
+
+def _check(options: DistributeOptions, description: ScanDescription, ranks: int) -> None:
+    for count in (options.workers, ranks):
+        if count > description.rows:
+            raise InputError(
+                f"{count} workers for {description.rows} detector rows: each worker needs at least one"
+            )
     if options.center is not None and not -0.5 <= options.center <= description.columns - 0.5:
         raise InputError(
             f"the rotation centre {options.center:g} is not on the detector, whose columns are 0 to"
