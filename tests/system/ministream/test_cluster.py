@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -262,6 +264,54 @@ def test_a_worker_without_the_distributors_key_is_told_so(
         stage.process.terminate()
         stage.end()
     assert not any(event.get("workers") for event in scan.distributor.events)
+
+
+async def can_connect(address: str, **arguments: Any) -> bool:
+    """Whether Dask's own client end gets through its handshake."""
+    from distributed.comm import connect
+
+    try:
+        comm = await connect(address, timeout=1, **arguments)
+    except (OSError, ValueError):  # a ZeroMQ socket greets, which is no TLS
+        return False
+    await comm.close()
+    return True
+
+
+async def test_who_has_not_the_runs_certificate_gets_nowhere_in_its_dask_cluster(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    from distributed.security import Security
+
+    scan = ClusterScan(processes, tmp_path, rate=2)
+    scan.launch("local")
+    launcher = psutil.Process(scan.launcher.process.pid)
+    listening = [
+        (found.laddr.ip, found.laddr.port)
+        for process in (launcher, *launcher.children(recursive=True))
+        for found in process.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    ]
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    (folder,) = Path(tempfile.gettempdir()).glob(f"ministream-run-{launcher.pid}-*")
+    files = {name: str(folder / name) for name in ("ca_file", "cert", "key")}
+    member = Security(
+        tls_ca_file=files["ca_file"], tls_client_cert=files["cert"], tls_client_key=files["key"]
+    ).get_connection_args("client")
+    stranger = Security.temporary().get_connection_args("client")
+    open_to_members = [
+        port for _, port in listening if await can_connect(f"tls://127.0.0.1:{port}", **member)
+    ]
+    # scheduler, two nannies, two Dask workers; and there are web pages, and our publishers
+    assert len(open_to_members) == 5 < len(listening)
+    for port in open_to_members:
+        assert not await can_connect(f"tls://127.0.0.1:{port}", **stranger)
+        assert not await can_connect(f"tcp://127.0.0.1:{port}")
+    scan.launcher.process.send_signal(signal.SIGINT)
+    assert scan.launcher.end() == 130
+    for stage in (scan.distributor, scan.daq):
+        stage.process.terminate()
+        stage.end()
 
 
 # ---------------------------------------------------------------------- what is refused
