@@ -59,7 +59,7 @@ def test_a_run_has_its_workers_in_dask_workers_of_this_host(
 def test_ctrl_c_ends_a_run_on_a_cluster_and_leaves_nothing(
     processes: MarkedProcesses, tmp_path: Path, sent_to: str
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=10)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     scan.launch("local")
     scan.until_received(5)
     launcher = psutil.Process(scan.launcher.process.pid)
@@ -207,7 +207,7 @@ def test_at_a_running_scheduler_a_spare_dask_worker_takes_a_lost_ones_place(
 def test_workers_of_a_launcher_that_was_killed_end_by_themselves(
     processes: MarkedProcesses, dask: DaskProcesses, tmp_path: Path
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     for _ in range(2):
         dask.add_worker("--no-nanny")
     scan.launch(dask.address, environment=dask.environment)
@@ -221,7 +221,7 @@ def test_workers_of_a_launcher_that_was_killed_end_by_themselves(
 def test_a_scheduler_that_goes_is_the_end_with_a_clear_message(
     processes: MarkedProcesses, dask: DaskProcesses, tmp_path: Path
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     for _ in range(2):
         dask.add_worker("--no-nanny")
     scan.launch(dask.address, environment=dask.environment)
