@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ministream.transport import LinkKey
-from support.cluster import ClusterScan
+from support.cluster import ClusterScan, placed_workers
 from support.processes import MarkedProcesses, verdict_of
 from support.stage_process import Stage
 from support.undisturbed import ROWS, undisturbed_volume
@@ -52,6 +52,26 @@ def test_a_run_has_its_workers_in_dask_workers_of_this_host(
         "slices.png",
         "volume.h5",
     ]
+    assert processes.alive() == []
+
+
+def test_a_run_outlives_a_dask_worker_that_is_killed(processes: MarkedProcesses, tmp_path: Path) -> None:
+    run = processes.start(
+        *("run", SMALL, "--rate", "3", "--workers", "2", "--cluster", "local", "--quiet"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    processes.wait_until(lambda: processes.named("quality"))
+    dask_worker = placed_workers(processes)[0].parent()
+    assert dask_worker is not None
+    dask_worker.kill()
+    out, log = run.communicate(timeout=150)
+    assert run.returncode == 0, log
+    verdict = json.loads(out)
+    assert verdict["complete"]
+    assert verdict["projections_reconstructed"] == 64
+    assert verdict["programs_restarted"] == 1
+    (warning,) = (text for text in verdict["warnings"] if "is started again" in text)
+    assert "was lost with its Dask worker" in warning
     assert processes.alive() == []
 
 
