@@ -16,6 +16,17 @@ from support.stage_process import Stage
 from support.undisturbed import CENTER, PROJECTIONS, SCAN
 
 
+def placed_workers(processes: MarkedProcesses) -> list[psutil.Process]:
+    """Reconstruction workers that a launcher has placed, the one that was started first first."""
+    found = []
+    for process in processes.named("reconstruct"):
+        with contextlib.suppress(psutil.Error):
+            # neither the launcher, nor the interpreter that is about to become a worker
+            if "--dask" not in process.cmdline() and "-I" not in process.cmdline():
+                found.append(process)
+    return sorted(found, key=psutil.Process.create_time)
+
+
 class ClusterScan:
     """A DAQ, a distributor that wants two workers, and a launcher that places them.
 
@@ -52,12 +63,7 @@ class ClusterScan:
 
     def workers(self) -> list[psutil.Process]:
         """The reconstruction workers themselves, the one that was started first first."""
-        found = []
-        for process in self.processes.named("reconstruct"):
-            with contextlib.suppress(psutil.Error):
-                if "--dask" not in process.cmdline() and "-I" not in process.cmdline():
-                    found.append(process)
-        return sorted(found, key=psutil.Process.create_time)
+        return placed_workers(self.processes)
 
     def until_received(self, count: int) -> None:
         """Wait until the distributor has so many projections."""

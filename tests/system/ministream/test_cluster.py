@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from ministream.transport import LinkKey
-from support.cluster import ClusterScan
+from support.cluster import ClusterScan, placed_workers
 from support.processes import MarkedProcesses, verdict_of
 from support.stage_process import Stage
 from support.undisturbed import ROWS, undisturbed_volume
@@ -53,11 +55,31 @@ def test_a_run_has_its_workers_in_dask_workers_of_this_host(
     assert processes.alive() == []
 
 
+def test_a_run_outlives_a_dask_worker_that_is_killed(processes: MarkedProcesses, tmp_path: Path) -> None:
+    run = processes.start(
+        *("run", SMALL, "--rate", "3", "--workers", "2", "--cluster", "local", "--quiet"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    processes.wait_until(lambda: processes.named("quality"))
+    dask_worker = placed_workers(processes)[0].parent()
+    assert dask_worker is not None
+    dask_worker.kill()
+    out, log = run.communicate(timeout=150)
+    assert run.returncode == 0, log
+    verdict = json.loads(out)
+    assert verdict["complete"]
+    assert verdict["projections_reconstructed"] == 64
+    assert verdict["programs_restarted"] == 1
+    (warning,) = (text for text in verdict["warnings"] if "is started again" in text)
+    assert "was lost with its Dask worker" in warning
+    assert processes.alive() == []
+
+
 @pytest.mark.parametrize("sent_to", ["the program", "the terminal's processes"])
 def test_ctrl_c_ends_a_run_on_a_cluster_and_leaves_nothing(
     processes: MarkedProcesses, tmp_path: Path, sent_to: str
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=10)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     scan.launch("local")
     scan.until_received(5)
     launcher = psutil.Process(scan.launcher.process.pid)
@@ -205,7 +227,7 @@ def test_at_a_running_scheduler_a_spare_dask_worker_takes_a_lost_ones_place(
 def test_workers_of_a_launcher_that_was_killed_end_by_themselves(
     processes: MarkedProcesses, dask: DaskProcesses, tmp_path: Path
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     for _ in range(2):
         dask.add_worker("--no-nanny")
     scan.launch(dask.address, environment=dask.environment)
@@ -219,7 +241,7 @@ def test_workers_of_a_launcher_that_was_killed_end_by_themselves(
 def test_a_scheduler_that_goes_is_the_end_with_a_clear_message(
     processes: MarkedProcesses, dask: DaskProcesses, tmp_path: Path
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     for _ in range(2):
         dask.add_worker("--no-nanny")
     scan.launch(dask.address, environment=dask.environment)
@@ -262,6 +284,54 @@ def test_a_worker_without_the_distributors_key_is_told_so(
         stage.process.terminate()
         stage.end()
     assert not any(event.get("workers") for event in scan.distributor.events)
+
+
+async def can_connect(address: str, **arguments: Any) -> bool:
+    """Whether Dask's own client end gets through its handshake."""
+    from distributed.comm import connect
+
+    try:
+        comm = await connect(address, timeout=1, **arguments)
+    except (OSError, ValueError):  # a ZeroMQ socket greets, which is no TLS
+        return False
+    await comm.close()
+    return True
+
+
+async def test_who_has_not_the_runs_certificate_gets_nowhere_in_its_dask_cluster(
+    processes: MarkedProcesses, tmp_path: Path
+) -> None:
+    from distributed.security import Security
+
+    scan = ClusterScan(processes, tmp_path, rate=2)
+    scan.launch("local")
+    launcher = psutil.Process(scan.launcher.process.pid)
+    listening = [
+        (found.laddr.ip, found.laddr.port)
+        for process in (launcher, *launcher.children(recursive=True))
+        for found in process.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    ]
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    (folder,) = Path(tempfile.gettempdir()).glob(f"ministream-run-{launcher.pid}-*")
+    files = {name: str(folder / name) for name in ("ca_file", "cert", "key")}
+    member = Security(
+        tls_ca_file=files["ca_file"], tls_client_cert=files["cert"], tls_client_key=files["key"]
+    ).get_connection_args("client")
+    stranger = Security.temporary().get_connection_args("client")
+    open_to_members = [
+        port for _, port in listening if await can_connect(f"tls://127.0.0.1:{port}", **member)
+    ]
+    # scheduler, two nannies, two Dask workers; and there are web pages, and our publishers
+    assert len(open_to_members) == 5 < len(listening)
+    for port in open_to_members:
+        assert not await can_connect(f"tls://127.0.0.1:{port}", **stranger)
+        assert not await can_connect(f"tcp://127.0.0.1:{port}")
+    scan.launcher.process.send_signal(signal.SIGINT)
+    assert scan.launcher.end() == 130
+    for stage in (scan.distributor, scan.daq):
+        stage.process.terminate()
+        stage.end()
 
 
 # ---------------------------------------------------------------------- what is refused

@@ -63,7 +63,7 @@ def test_a_job_that_is_cancelled_is_replaced_and_every_projection_counts_once(
 
 
 def test_ctrl_c_cancels_the_jobs(processes: MarkedProcesses, slurm: Slurm, tmp_path: Path) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     scan.launch("slurm", *JOBS, environment=slurm.environment)
     scan.until_received(5)
     assert len(slurm.jobs("R")) == 2
@@ -98,7 +98,7 @@ def test_ctrl_c_ends_a_run_and_its_jobs(processes: MarkedProcesses, slurm: Slurm
 def test_jobs_of_a_launcher_that_was_killed_end_by_themselves(
     processes: MarkedProcesses, slurm: Slurm, tmp_path: Path
 ) -> None:
-    scan = ClusterScan(processes, tmp_path, rate=5)
+    scan = ClusterScan(processes, tmp_path, rate=1)
     scan.launch("slurm", *JOBS, environment=slurm.environment)
     scan.launcher.process.kill()
     scan.launcher.end()

@@ -21,7 +21,7 @@ def shown(*arguments: str) -> str:
 def test_help_lists_every_command_with_an_example() -> None:
     text = shown("--help")
     assert "Example" in text
-    for name in ("run", "daq", "distribute", "reconstruct", "quality", "bench"):
+    for name in ("run", "daq", "distribute", "reconstruct", "quality", "key", "bench"):
         assert f"\n  {name} " in text
     assert text == shown("-h")
 
@@ -30,10 +30,13 @@ def test_the_version_is_the_installed_one() -> None:
     assert shown("--version") == f"ministream, version {importlib.metadata.version('ministream')}\n"
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, ministream.cli.main as m; m.ministream.get_command(None, 'daq'); print(*sys.modules)"
+@pytest.mark.parametrize("name", ["run", "daq", "distribute", "reconstruct", "quality", "key"])
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, ministream.cli.main as m; m.ministream.get_command(None, '{name}'); print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"numpy", "h5py", "zmq", "numba", "rich"} & set(loaded.split())
+    assert not {"numpy", "h5py", "zmq", "numba", "rich", "dask", "distributed"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("name", ["run", "daq", "distribute", "reconstruct", "quality"])

@@ -150,6 +150,22 @@ def test_who_has_another_key_or_none_learns_nothing_and_is_told(
         assert outlet.flows == ()
 
 
+def test_to_know_the_servers_public_half_is_not_enough() -> None:
+    stranger = LinkKey(
+        server_public=KEY.server_public,
+        server_secret=OTHER.server_secret,
+        client_public=OTHER.client_public,
+        client_secret=OTHER.client_secret,
+    )
+    with (
+        Outlet(description={"what": "it"}, key=KEY) as outlet,
+        Inlet([outlet.address], flow="f", key=stranger, connect_timeout_s=1.5) as inlet,
+        pytest.raises(ConnectionFailed, match="another link key"),
+    ):
+        _meet(outlet, inlet)
+    assert outlet.flows == ()
+
+
 def test_whoever_listens_must_prove_to_have_the_key_too() -> None:
     false = LinkKey(
         server_public=OTHER.server_public,
