@@ -161,7 +161,8 @@ class ControlServerConfig:
     audit : AuditSettings or None
         Where decisions are written; None: nowhere.
     calls_per_user, calls_per_address : int
-        How many calls of one user, and from one address, may be under way at a time.
+        How many calls of one user, and from one address, may be under way at a time: both below the 20,000
+        of all, so that others get through.
     listen_mtls : Endpoint or None
         A second port, for callers with client certificates, where others come with tokens.
 
@@ -195,8 +196,8 @@ class ControlServerConfig:
     listen_mtls: Endpoint | None = None
     policy: Path | None = None
     audit: AuditSettings | None = None
-    calls_per_user: int = 4096
-    calls_per_address: int = 8192
+    calls_per_user: int = 12_000
+    calls_per_address: int = 16_000
 
     def __post_init__(self) -> None:
         for what, host in (

@@ -230,14 +230,14 @@ def _access() -> tuple[Callable[[F], F], ...]:
         click.option(
             "--calls-per-user",
             type=click.IntRange(min=1),
-            default=4096,
+            default=12_000,
             show_default=True,
             help="Calls of one user that may be under way, requests that wait for hello among them.",
         ),
         click.option(
             "--calls-per-address",
             type=click.IntRange(min=1),
-            default=8192,
+            default=16_000,
             show_default=True,
             help="The same from one address (of IPv6: one /64).",
         ),
