@@ -381,8 +381,7 @@ def test_no_secret_is_in_the_logs_of_either_program_however_much_they_say(
         shown += finished.out + finished.err
         secrets += tokens_of(user)
     shown += user.run("logout", facility, "-v").err + server.log.read_text()
-    assert "refused" not in shown
-    assert len(set(secrets)) > 4
+    assert len(set(secrets)) > 4  # code, tokens, and those that have taken their place
     assert not [secret for secret in secrets if secret in shown]
 
 
