@@ -145,11 +145,11 @@ class ControlClient:
         """Return what the server shows of the session `uid`, or of all of the caller's."""
         return run(self.asynchronous.status(uid, timeout_s=timeout_s))
 
-    def everybodys_status(
-        self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S
+    def status_and_notices(
+        self, uid: str = "", *, everybody: bool = False, timeout_s: float = 10.0
     ) -> tuple[tuple[SessionStatus, ...], tuple[str, ...]]:
-        """Return all users' sessions, and what is to be known of the gateway; for administrators."""
-        return run(self.asynchronous.everybodys_status(uid, timeout_s=timeout_s))
+        """Return the caller's sessions, or `everybody`'s (for administrators); and notices of the gateway."""
+        return run(self.asynchronous.status_and_notices(uid, everybody=everybody, timeout_s=timeout_s))
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -89,6 +89,15 @@ class Callers:
         self._addresses = Crowd("address", calls_per_address)
         self._failures = FailedAttempts()
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What all callers have to know of this gateway."""
+        if self._authenticator.proves_identity:
+            return ()
+        return (
+            "nobody proves who they are at this gateway (--auth none): all who reach it share these sessions",
+        )
+
     @asynccontextmanager
     async def admitted(self, method: str, context: Any) -> AsyncIterator[Caller]:
         """Let a call be under way; who makes it is known then.

@@ -200,12 +200,14 @@ class ControlService:
             self._check_administrator(call)
             call.allow("an administrator")
             found = await self._runtime.status(None, request.uid)
-            return answers.write_status(found, self._authorisation.notices)
+            return answers.write_status(found, (*self._callers.notices, *self._authorisation.notices))
         uid = request.uid
         if call.caller.session is not None:
             uid = call.caller.key(uid or call.caller.session.uid).uid
         call.allow("one's own sessions")
-        return answers.write_status(await self._runtime.status(call.caller.who.name, uid))
+        return answers.write_status(
+            await self._runtime.status(call.caller.who.name, uid), self._callers.notices
+        )
 
     def _check_administrator(self, call: _Call) -> None:
         if call.caller.session is not None:

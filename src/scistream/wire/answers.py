@@ -66,7 +66,7 @@ def write_app_response(reply: Reply) -> pb.AppResponse:
 
 
 def write_status(sessions: Iterable[SessionStatus], notices: Iterable[str] = ()) -> pb.StatusReply:
-    """Return the answer to a status request; `notices` are for administrators."""
+    """Return the answer to a status request; `notices` are what its reader has to know of the gateway."""
     return pb.StatusReply(
         notices=notices,
         sessions=(

@@ -85,7 +85,7 @@ async def _release(client: ControlClient, uid: str, principal: str, timeout_s: f
 
     try:
         if principal:
-            everybodys, _ = await client.everybodys_status(uid, timeout_s=timeout_s)
+            everybodys, _ = await client.status_and_notices(uid, everybody=True, timeout_s=timeout_s)
             found = tuple(one for one in everybodys if one.principal == principal)
             if not found:
                 return "not_there"
@@ -259,9 +259,7 @@ def _look(
     facilities: Sequence[Facility], uid: str, timeout_s: float, *, everybody: bool
 ) -> tuple[list[dict[str, Any]], Sequence[object]]:
     async def ask(client: ControlClient) -> tuple[SessionStatus, ...]:
-        if not everybody:
-            return await client.status(uid, timeout_s=timeout_s)
-        found, notices = await client.everybodys_status(uid, timeout_s=timeout_s)
+        found, notices = await client.status_and_notices(uid, everybody=everybody, timeout_s=timeout_s)
         for notice in notices:
             click.echo(f"{client.endpoint}: {notice}", err=True)
         return found

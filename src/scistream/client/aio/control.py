@@ -239,14 +239,14 @@ class ControlClient:
 
     async def status(self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[SessionStatus, ...]:
         """Return what the server shows of the session `uid`, or of all of the caller's."""
-        answer: pb.StatusReply = await self._call("status", pb.StatusRequest(uid=uid), timeout_s)
-        return answers.read_status(answer)
+        sessions, _ = await self.status_and_notices(uid, timeout_s=timeout_s)
+        return sessions
 
-    async def everybodys_status(
-        self, uid: str = "", *, timeout_s: float = _CALL_TIMEOUT_S
+    async def status_and_notices(
+        self, uid: str = "", *, everybody: bool = False, timeout_s: float = _CALL_TIMEOUT_S
     ) -> tuple[tuple[SessionStatus, ...], tuple[str, ...]]:
-        """Return all users' sessions, and what is to be known of the gateway; for administrators."""
-        message = pb.StatusRequest(uid=uid, everybody=True)
+        """Return the caller's sessions, or `everybody`'s (for administrators); and notices of the gateway."""
+        message = pb.StatusRequest(uid=uid, everybody=everybody)
         answer: pb.StatusReply = await self._call("status", message, timeout_s)
         return answers.read_status(answer), tuple(answer.notices)
 

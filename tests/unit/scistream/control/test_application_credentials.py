@@ -79,7 +79,7 @@ async def test_what_is_its_users_is_refused_to_an_application(start: Start) -> N
             app.renew("uid"),
             app.request("another", Role.PRODUCER),
             app.release("uid", principal="bob"),
-            app.everybodys_status(),
+            app.status_and_notices(everybody=True),
         ):
             with pytest.raises(PermissionDenied):
                 await call

@@ -296,13 +296,13 @@ async def test_a_policy_is_read_again_and_a_bad_one_changes_nothing(
         assert "line 5: max_sessions has to be a whole number above 0" in caplog.text
         with pytest.raises(PermissionDenied):
             await reserve_side(alice, "two", Role.PRODUCER, addresses=[echo])
-        _, notices = await admin.everybodys_status()
+        _, notices = await admin.status_and_notices(everybody=True)
         assert "the one before goes on" in notices[1]
         assert "line 5" in notices[1]
         path.write_text(rule() + olga)
         running.server.reload()
         await reserve_side(alice, "two", Role.PRODUCER, addresses=[echo])
-        assert len((await admin.everybodys_status())[1]) == 1
+        assert len((await admin.status_and_notices(everybody=True))[1]) == 1
 
 
 async def test_a_policy_that_cannot_be_used_is_no_start(begin: Begin, tmp_path: Path) -> None:

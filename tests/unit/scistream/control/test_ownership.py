@@ -145,10 +145,10 @@ async def test_an_administrator_sees_and_ends_everybodys_sessions_when_asked_to(
         assert await olga.status() == ()
         with pytest.raises(SessionNotFound):
             await olga.status(HERS)
-        found, notices = await olga.everybodys_status()
+        found, notices = await olga.status_and_notices(everybody=True)
         assert sorted((one.principal, one.uid) for one in found) == [("alice", HERS), ("bob", HERS)]
         assert "policy.toml" in notices[0]
-        assert len((await olga.everybodys_status(NOBODYS))[0]) == 0
+        assert len((await olga.status_and_notices(NOBODYS, everybody=True))[0]) == 0
         await olga.release(HERS)  # her own, and there is none
         assert await of(running, "alice") is State.CONNECTED
         await olga.release(HERS, principal="alice")
@@ -168,7 +168,7 @@ async def test_what_administrators_may_is_refused_to_others_whether_there_is_a_s
             with pytest.raises(PermissionDenied, match="for administrators"):
                 await bob.release(uid, principal="alice")
             with pytest.raises(PermissionDenied, match="for administrators"):
-                await bob.everybodys_status(uid)
+                await bob.status_and_notices(uid, everybody=True)
         with pytest.raises(PermissionDenied):
-            await bob.everybodys_status()
+            await bob.status_and_notices(everybody=True)
     assert await of(running, "alice") is State.CONNECTED
