@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+from ministream.sources import SourceOptions
 
 LOOPBACK = "tcp://127.0.0.1:0"
 
@@ -18,7 +20,9 @@ class RunOptions:
     Parameters
     ----------
     source : str
-        An APS Data Exchange file, or ``phantom[:key=value,...]``.
+        As `ministream.sources.open_source` takes it.
+    reading : SourceOptions
+        How to read it.
     out : Path
         Folder of the results; made if it is missing.
     workers, channels : int
@@ -26,19 +30,24 @@ class RunOptions:
     data_server : str
         Installed data server that both gateways use.
     rate : float
-        Projections per second, 0 for as fast as possible.
+        Projections per second, 0 for as fast as possible; a detector has its own.
     order : str
-        Order in which the views are played.
+        Order in which the views are played; a detector has its own.
     algorithm : str
     window, step, iterations, refine : int
     center : float or None
         A column index, or None to find it.
     stripes : str
-    flat_value, dark_value : float or None
-        Counts of all flat or dark fields, for a file that has none.
+    steer : bool
+        End the scan when the quality stage says that there have been enough projections.
+    tolerance : float
+        Change of the image below which that is so.
+    plot : Path or None
+        Where the quality stage draws its figures over the projections.
     """
 
     source: str
+    reading: SourceOptions
     out: Path
     workers: int
     channels: int
@@ -52,8 +61,9 @@ class RunOptions:
     refine: int
     center: float | None
     stripes: str
-    flat_value: float | None = None
-    dark_value: float | None = None
+    steer: bool
+    tolerance: float
+    plot: Path | None
 
 
 def daq(options: RunOptions, truth: Path | None) -> list[str]:
@@ -62,8 +72,8 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
         *_program("daq", options.source, "--listen", LOOPBACK),
         *("--rate", f"{options.rate:g}", "--order", options.order),
         *_optional("--truth", truth),
-        *_optional("--flat-value", options.flat_value),
-        *_optional("--dark-value", options.dark_value),
+        *_optional("--steer", LOOPBACK if options.steer else None),
+        *_reading(options.reading),
     ]
 
 
@@ -91,9 +101,23 @@ def reconstruct(options: RunOptions, distributor: str, output: Path, publish: st
     ]
 
 
-def quality(publishers: Sequence[str], truth: Path | None) -> list[str]:
-    """Return the command of the live quality stage."""
-    return [*_program("quality", *_connections(publishers)), *_optional("--reference", truth)]
+def quality(
+    options: RunOptions,
+    publishers: Sequence[str],
+    truth: Path | None,
+    *,
+    projections: int,
+    stop_daq: str | None = None,
+) -> list[str]:
+    """Return the command of the live quality stage, for a scan of so many projections."""
+    return [
+        *_program("quality", *_connections(publishers)),
+        *_optional("--reference", truth),
+        *("--projections", str(projections), "--order", options.order),
+        *("--tolerance", f"{options.tolerance:g}"),
+        *_optional("--stop-daq", stop_daq),
+        *_optional("--plot", options.plot),
+    ]
 
 
 def _program(stage: str, *arguments: str) -> list[str]:
@@ -103,6 +127,29 @@ def _program(stage: str, *arguments: str) -> list[str]:
 
 def _connections(addresses: Sequence[str]) -> list[str]:
     return [argument for address in addresses for argument in ("--connect", address)]
+
+
+def _reading(reading: SourceOptions) -> list[str]:
+    """Return the DAQ's options that say how to read a scan, but for those that stand at their defaults."""
+    default = SourceOptions()
+    arguments = []
+    for entry in fields(SourceOptions):
+        value = getattr(reading, entry.name)
+        if value == getattr(default, entry.name):
+            continue
+        option = _READING.get(entry.name, "--" + entry.name.replace("_", "-"))
+        match value:
+            case True:
+                arguments.append(option)
+            case (first, count):
+                arguments += [option, f"{first}:{first + count}"]
+            case _:
+                arguments += [option, str(value)]
+    return arguments
+
+
+_READING = {"buffer_mib": "--buffer", "idle_timeout_s": "--idle-timeout"}
+"""Options that are not named as what they set."""
 
 
 def _optional(option: str, value: object) -> list[str]:

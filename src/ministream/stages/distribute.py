@@ -50,6 +50,7 @@ from ministream.frames import ScanDescription
 from ministream.stages.calibration import Calibrator, warm_up
 from ministream.stages.correction import Corrector
 from ministream.stages.ranks import Ranks
+from ministream.stages.steering import ENDED_EARLY
 from ministream.stages.store import ScanStore
 from ministream.stages.workers import Workers
 from ministream.transport import (
@@ -58,6 +59,7 @@ from ministream.transport import (
     Ended,
     Inlet,
     Message,
+    Notice,
     Outlet,
     credits_for,
     wait_any,
@@ -128,7 +130,8 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
     mini-app that are there), ``done`` (also ``invalid_pixels``, ``duplicates_dropped``,
     ``frames_retransmitted``, ``flat_fields``, ``dark_fields``, ``rotation_center_estimated``,
     ``workers_joined``, ``workers_lost``, ``seconds``, and ``parts``: which worker has written which slices,
-    and where). Figures of what was sent, dropped and lost are of this process.
+    and where; and ``ended_early``: why the DAQ has sent fewer projections than announced, if it was asked
+    to). Figures of what was sent, dropped and lost are of this process.
 
     Raises
     ------
@@ -243,6 +246,7 @@ class _Distribution:
         self._duplicates = 0
         self._center = options.center
         self._estimated = False
+        self._ended_early: str | None = None
         # messages of the DAQ, and how many projections the workers must be through before it gets its credit
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._known = False
@@ -317,8 +321,14 @@ class _Distribution:
             news, self._ended = not self._ended, True
             self._store.end()
             return news
-        if isinstance(item, Message):
-            self._take(item)
+        match item:
+            case Message():
+                self._take(item)
+            case Notice(message={"kind": kind, "reason": reason}) if kind == ENDED_EARLY:
+                self._ended_early = str(reason)
+            case _:
+                # a DAQ of a later version may tell more
+                pass
         return item is not None
 
     def _check_sender(self) -> None:
@@ -382,7 +392,11 @@ class _Distribution:
             self._calibrator.begin_last()
         if not self._settled and not self._calibrator.busy:
             self._settled = True
-            if self._store.count < self._description.projections:
+            if self._ended_early is not None:
+                logger.info(
+                    "the DAQ has ended early, after %d projections: %s", self._store.count, self._ended_early
+                )
+            elif self._store.count < self._description.projections:
                 logger.warning(
                     "the DAQ has announced %d projections and sent %d",
                     self._description.projections,
@@ -418,6 +432,7 @@ class _Distribution:
             "workers_joined": self._workers.joined,
             "workers_lost": self._workers.lost,
             "seconds": time.monotonic() - self._started_s,
+            **({} if self._ended_early is None else {"ended_early": self._ended_early}),
         }
 
 
