@@ -38,6 +38,7 @@ class RunOptions:
     center : float or None
         A column index, or None to find it.
     stripes : str
+    zingers : float
     steer : bool
         End the scan when the quality stage says that there have been enough projections.
     tolerance : float
@@ -61,6 +62,7 @@ class RunOptions:
     refine: int
     center: float | None
     stripes: str
+    zingers: float
     steer: bool
     tolerance: float
     plot: Path | None
@@ -85,6 +87,7 @@ def distribute(
         *_program("distribute", "--listen", listen, *_connections(daq_addresses)),
         *("--state-dir", str(state_dir)),
         *("--workers", str(options.workers), "--stripes", options.stripes),
+        *("--zingers", f"{options.zingers:g}"),
         *("--center", "auto" if options.center is None else str(options.center)),
     ]
 

@@ -377,6 +377,8 @@ class _Run:
             "iterations": options.iterations,
             "refine": options.refine,
             "stripes": options.stripes,
+            "zingers": options.zingers,
+            "zinger_pixels": int(received["zinger_pixels"]),
             "order": options.order,
             "projections": self.progress.projections_total,
         }

@@ -53,6 +53,7 @@ def options(**changes: Any) -> RunOptions:
         "refine": 1,
         "center": None,
         "stripes": "none",
+        "zingers": 0.08,
         "steer": False,
         "tolerance": 0.03,
         "plot": None,

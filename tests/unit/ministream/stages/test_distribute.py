@@ -279,6 +279,30 @@ def test_a_centre_that_cannot_be_found_is_the_middle(stack: ExitStack, daq: Daq,
     assert "rotation centre could not be found" in caplog.text
 
 
+@pytest.mark.parametrize(("threshold", "found"), [(0.08, 2), (0.0, 0)])
+def test_zingers_are_taken_off_before_workers_see_them(
+    stack: ExitStack, daq: Daq, threshold: float, found: int
+) -> None:
+    distributor = start(stack, daq, zingers=threshold)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    worker.notice()
+    for index in range(PROJECTIONS):
+        pixels, angle = view(index)
+        wanted = -np.log((pixels - 100.0) / 60_000)
+        zinger = index in (5, 15)
+        if zinger:
+            pixels[2, 20] = 65_000
+        daq.send(FrameKind.PROJECTION, pixels, angle)
+        left = zinger and not threshold
+        assert (abs(worker.frame().pixels[2, 20] - wanted[2, 20]) > 0.1) == left, index
+    daq.outlet.finish(daq.flow)
+    worker.drain()
+    daq.finish_later()
+    assert distributor.done["zinger_pixels"] == found
+
+
 @pytest.mark.parametrize("asked_for", [True, False])
 def test_fewer_projections_than_announced_are_a_warning_unless_they_were_asked_for(
     stack: ExitStack, daq: Daq, caplog: pytest.LogCaptureFixture, *, asked_for: bool
