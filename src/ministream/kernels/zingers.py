@@ -94,7 +94,8 @@ def _in_sinogram(
     found: npt.NDArray[np.bool_] = remove_zinger(sinogram, threshold, size=_REACH)[2] != sinogram[2]
     # what is in the object may move by a column from one view to the next
     beside = np.maximum(_brightest_near(before), _brightest_near(after))
-    return found & (view < beside - np.log1p(threshold))
+    found &= view < beside - np.log1p(threshold)
+    return found
 
 
 def _brightest_near(view: FloatArray) -> FloatArray:
