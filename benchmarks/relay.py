@@ -5,10 +5,10 @@
 `scistream.bench` is what measures; ``--help`` says how.
 """
 
-from ministream.cli.bench import command
+from ministream.cli.main import ministream
 from ministream.cli.options import run_program
 
 if __name__ == "__main__":
     import sys
 
-    run_program(command, "ministream", ["relay", *sys.argv[1:]])
+    run_program(ministream, "ministream", ["bench", "relay", *sys.argv[1:]])

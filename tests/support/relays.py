@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import psutil
@@ -261,6 +261,10 @@ class Hop:
 
     def statistics(self) -> tuple[ChannelStatistics, ...]:
         return self.path.thread.run(self.server.statistics())
+
+    def carried(self) -> tuple[ChannelStatistics, ...]:
+        """What its channels have carried, whatever they have ready."""
+        return tuple(replace(channel, connections_ready=0) for channel in self.statistics())
 
     def retarget(self, targets: Sequence[Endpoint], tls: TlsCredentials | None) -> None:
         dials = tuple(map(endpoint, self.listeners)) if self.path.reverse else ()

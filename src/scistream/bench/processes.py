@@ -15,6 +15,10 @@ from pathlib import Path
 import psutil
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_OURS = 6
+"""Open files that ours counts for each connection: its sockets, and pipes."""
+_OTHERS = 500
+"""Open files that a process may have besides."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -124,7 +128,16 @@ def raise_descriptor_limit(wanted: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted)), hard))
 
 
-def most_connections(wanted: int) -> int:
-    """Return how many connections one process may carry with its open files; ours counts six for each."""
+def most_connections(wanted: int, *, descriptors: int = _OURS) -> int:
+    """Return how many connections one process may carry that has so many open files for each."""
+    return min(wanted, _descriptors() // descriptors)
+
+
+def workers_for(connections: int) -> int:
+    """Return how many processes ours needs for so many connections."""
+    return -(-_OURS * connections // _descriptors())
+
+
+def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(wanted, (soft - 500) // 6)
+    return soft - _OTHERS

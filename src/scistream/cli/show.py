@@ -75,7 +75,8 @@ def _show_side(one: Mapping[str, Any]) -> None:
         f"{accepts} → {' '.join(one['targets']) or '(no target yet)'}",
         f"TLS between the gateways: {encrypted}",
         f"connections: {_sum(one, 'connections_open')} open, {_sum(one, 'connections_total')} in all, "
-        f"{_sum(one, 'connections_failed')} failed",
+        f"{_sum(one, 'connections_failed')} failed"
+        + (f", {_sum(one, 'connections_ready')} between the gateways ready" if one["reverse"] else ""),
         f"forwarded: → {human_bytes(_sum(one, 'bytes_to_target'))}  "
         f"← {human_bytes(_sum(one, 'bytes_from_target'))}",
         *_notes(one),

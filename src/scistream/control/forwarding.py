@@ -182,7 +182,7 @@ class Forwarding:
 
 
 def _closed(channels: Channels) -> Channels:
-    return tuple(replace(channel, connections_open=0) for channel in channels)
+    return tuple(replace(channel, connections_open=0, connections_ready=0) for channel in channels)
 
 
 def _sum(before: Channels, now: Channels) -> Channels:
@@ -193,6 +193,7 @@ def _sum(before: Channels, now: Channels) -> Channels:
             connections_failed=old.connections_failed + new.connections_failed,
             bytes_to_target=old.bytes_to_target + new.bytes_to_target,
             bytes_from_target=old.bytes_from_target + new.bytes_from_target,
+            connections_ready=new.connections_ready,
         )
         for old, new in zip(before, now, strict=True)
     )

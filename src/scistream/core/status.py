@@ -20,6 +20,8 @@ class ChannelStatistics:
         unreachable, TLS refused).
     bytes_to_target, bytes_from_target : int
         Application bytes forwarded from the accepted connections to the target, and back.
+    connections_ready : int
+        Of a reverse session: connections between the gateways that wait for an application's, now.
     """
 
     connections_open: int = 0
@@ -27,6 +29,7 @@ class ChannelStatistics:
     connections_failed: int = 0
     bytes_to_target: int = 0
     bytes_from_target: int = 0
+    connections_ready: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

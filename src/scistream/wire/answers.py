@@ -89,6 +89,7 @@ def write_status(sessions: Iterable[SessionStatus]) -> pb.StatusReply:
                         connections_failed=channel.connections_failed,
                         bytes_to_target=channel.bytes_to_target,
                         bytes_from_target=channel.bytes_from_target,
+                        connections_ready=channel.connections_ready,
                     )
                     for channel in one.channels
                 ),
@@ -167,6 +168,7 @@ def read_status(message: pb.StatusReply) -> tuple[SessionStatus, ...]:
                         connections_failed=channel.connections_failed,
                         bytes_to_target=channel.bytes_to_target,
                         bytes_from_target=channel.bytes_from_target,
+                        connections_ready=channel.connections_ready,
                     )
                     for channel in one.channels
                 ),

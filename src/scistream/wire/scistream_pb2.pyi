@@ -145,15 +145,17 @@ class SessionStatus(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., num_conn: _Optional[int] = ..., rate: _Optional[float] = ..., listeners: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., encrypted: _Optional[bool] = ..., data_server: _Optional[str] = ..., seconds: _Optional[float] = ..., channels: _Optional[_Iterable[_Union[ChannelStatistics, _Mapping]]] = ..., restarts: _Optional[int] = ..., notice: _Optional[str] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., lifetime_left: _Optional[float] = ..., paced: _Optional[bool] = ..., reverse: _Optional[bool] = ...) -> None: ...
 
 class ChannelStatistics(_message.Message):
-    __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target")
+    __slots__ = ("connections_open", "connections_total", "connections_failed", "bytes_to_target", "bytes_from_target", "connections_ready")
     CONNECTIONS_OPEN_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FAILED_FIELD_NUMBER: _ClassVar[int]
     BYTES_TO_TARGET_FIELD_NUMBER: _ClassVar[int]
     BYTES_FROM_TARGET_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_READY_FIELD_NUMBER: _ClassVar[int]
     connections_open: int
     connections_total: int
     connections_failed: int
     bytes_to_target: int
     bytes_from_target: int
-    def __init__(self, connections_open: _Optional[int] = ..., connections_total: _Optional[int] = ..., connections_failed: _Optional[int] = ..., bytes_to_target: _Optional[int] = ..., bytes_from_target: _Optional[int] = ...) -> None: ...
+    connections_ready: int
+    def __init__(self, connections_open: _Optional[int] = ..., connections_total: _Optional[int] = ..., connections_failed: _Optional[int] = ..., bytes_to_target: _Optional[int] = ..., bytes_from_target: _Optional[int] = ..., connections_ready: _Optional[int] = ...) -> None: ...

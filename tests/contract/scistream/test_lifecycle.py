@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ from scistream.dataserver import (
     TlsLeg,
     create_backend,
 )
-from scistream.errors import DataServerError, SciStreamError
+from scistream.errors import ConfigurationError, DataServerError, SciStreamError
 from support.data_servers import PROGRAMS_MOSTLY, options_of
 from support.relays import Identity, credentials, descendants, endpoint, listening
 from support.tls_peer import tls_context
@@ -263,18 +262,7 @@ async def test_a_data_server_that_hangs_does_not_hang_its_caller(
         await server.stop()
 
 
-async def test_a_wish_that_the_kernel_refuses_is_told_once_and_does_not_hinder(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    backend = create_backend("native", {"workers": 2, "congestion_lan": "no-such-control"})
-    with caplog.at_level(logging.WARNING):
-        await backend.open()
-        try:
-            await _echo(backend)
-            await _echo(backend)
-        finally:
-            await backend.close()
-    warnings = [record.getMessage() for record in caplog.records if "no-such-control" in record.getMessage()]
-    assert len(warnings) == 1
-    assert "congestion_lan" in warnings[0]
-    assert "tcp_allowed_congestion_control" in warnings[0]
+@pytest.mark.parametrize("setting", ["congestion_lan", "congestion_wan"])
+def test_a_congestion_control_that_is_not_there_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{setting} is 'no-such-control'.*give one of .*cubic"):
+        create_backend("native", {setting: "no-such-control"})

@@ -122,6 +122,18 @@ def _established(listener: socket.socket) -> list[tuple[int, int]]:
     ]
 
 
+def test_statistics_tell_what_is_ready(reverse: Path) -> None:
+    application = reverse.listening()
+    consumer, producer = reverse.both(endpoint(application))
+    for side in (consumer, producer):
+        until(lambda side=side: side.statistics()[0].connections_ready > 0, "the gateways have met")
+    _answered(consumer, application)
+    producer.stop()
+    until(lambda: consumer.statistics()[0].connections_ready == 0, "nothing is ready any more")
+    (figures,) = consumer.statistics()
+    assert figures.connections_total == 1
+
+
 @pytest.mark.parametrize("channels", [1, 5])
 def test_100_megabytes_cross_both_ways(reverse: Path, channels: int) -> None:
     applications = [reverse.listening() for _ in range(channels)]
@@ -149,7 +161,7 @@ def test_100_megabytes_cross_both_ways(reverse: Path, channels: int) -> None:
         sock.close()
     expected = ChannelStatistics(connections_total=1, bytes_to_target=len(data), bytes_from_target=len(data))
     for hop in (consumer, producer):
-        until(lambda hop=hop: hop.statistics() == (expected,) * channels, f"exact: {hop.statistics()}")
+        until(lambda hop=hop: hop.carried() == (expected,) * channels, f"exact: {hop.statistics()}")
 
 
 def test_a_reset_is_a_reset_both_ways(reverse: Path) -> None:
@@ -188,13 +200,13 @@ def test_the_application_sees_the_connections_that_there_are_and_no_other(revers
     until(lambda: len(_established(producer.listeners[0])) >= 4, "connections are kept ready")
     assert nobody_came(application)
     nothing = ChannelStatistics()
-    assert consumer.statistics() == producer.statistics() == (nothing,)
+    assert consumer.carried() == producer.carried() == (nothing,)
     for _ in range(10):
         _answered(consumer, application)
     assert nobody_came(application)
     expected = ChannelStatistics(connections_total=10, bytes_to_target=50, bytes_from_target=40)
     for hop in (consumer, producer):
-        until(lambda hop=hop: hop.statistics() == (expected,), f"exact: {hop.statistics()}")
+        until(lambda hop=hop: hop.carried() == (expected,), f"exact: {hop.statistics()}")
 
 
 def test_more_connections_at_once_than_are_ready_are_all_served(reverse: Path) -> None:

@@ -154,7 +154,8 @@ def status(
       num_conn, rate_mbps, paced, reverse, seconds (its age; of an ended one, its length)
       listeners, targets          lists of "HOST:PORT"
       channels                    a list of {connections_open, connections_total, connections_failed,
-                                  bytes_to_target, bytes_from_target}; empty until it is connected
+                                  bytes_to_target, bytes_from_target, connections_ready (of a
+                                  reverse session)}; empty until it is connected
       restarts, notice            how often its data server was restarted, and why last
       idle_timeout_s, lifetime_s  0: none;  lifetime_left_s  null: none, or not begun
 

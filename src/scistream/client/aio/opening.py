@@ -192,7 +192,7 @@ async def _open(
             "through the gateways of two facilities, each with a control server of its own"
         )
     check_timeout(timeout_s)
-    if len(targets) > wishes.num_conn:
+    if 0 < wishes.num_conn < len(targets):
         logger.warning(
             "%d targets for num_conn %d: not used are %s",
             len(targets),

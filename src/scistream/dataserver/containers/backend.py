@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from scistream.dataserver.tree.backend import TreeBackend
 from scistream.errors import ConfigurationError
@@ -40,8 +41,8 @@ class ContainerBackend(TreeBackend):
                 f"there is no image of {program} that everybody uses; give one by --container-image"
             )
         url = engine or os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE
-        if url.startswith("/"):
-            url = f"unix://{url}"
+        if "://" not in url:
+            url = f"unix://{Path(url).absolute()}"
         if not url.startswith("unix:///"):
             raise ConfigurationError(
                 f"the Docker Engine {url} is not this machine's, so that its containers cannot forward for "

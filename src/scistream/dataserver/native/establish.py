@@ -3,7 +3,7 @@
 The order protects the application: with TLS on the accepted leg its target is dialled only after the peer
 has proved the session's certificate, so a stranger causes no connection there. Nothing is read from a plain
 accepted leg before the way to the target is complete. In a reverse session the consumer's side dials nothing,
-and takes a connection of the other gateway that is ready (`reverse_waiting`).
+and takes a connection of the other gateway that is ready (`reverse_pairing`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scistream.dataserver.base import TlsLeg
 from scistream.dataserver.native.handshake import Handshake
 from scistream.dataserver.native.kernel_relay import KernelRelay
 from scistream.dataserver.native.plain import plain_relay
-from scistream.dataserver.native.reverse_waiting import PAIR_LIMIT_S, Pairing
+from scistream.dataserver.native.reverse_pairing import PAIR_LIMIT_S, Pairing
 from scistream.dataserver.native.sockets import reset
 from scistream.dataserver.native.tls import TlsError
 from scistream.dataserver.native.tls_relay import TlsRelay

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 256
-CROWD_BYTES = 16 << 20
-"""What all connections may have parked here, in each direction; from 1,024 on each a smallest share."""
 ESTABLISH_LIMIT_S = 10.0
 """How long one TLS handshake, or one attempt to connect to a target's address, may take."""
 DIAL_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.75, 1.5)
@@ -123,6 +121,7 @@ class Loop:
         self.scratch = Scratch()
         self.small = self.scratch.input_view[:COPIED_BYTES]
         self.share_bytes = BATCH_BYTES
+        """What a connection may park here in each direction; see `crowd`."""
         self.stopping = False
         self._agenda = Agenda()
         self.establishing = self.deadlines(ESTABLISH_LIMIT_S, lambda step: step.too_late(), end_step)
@@ -133,11 +132,6 @@ class Loop:
         self.cut_polls = self.deadlines(CUT_POLL_S, lambda flow: flow.relay.deliver_cut(flow), _end_flow)
         self.starved = self.deadlines(STARVED_RETRY_S, lambda flow: flow.run(), _end_flow)
         self.bulky = self.deadlines(IDLE_S, lambda flow: flow.shrink_if_idle(), _end_flow)
-
-    def share_among(self, connections: int) -> None:
-        """Let each of so many connections hold so much less that all together are bounded if all stall."""
-        share = CROWD_BYTES // max(1, connections)
-        self.share_bytes = max(COPIED_BYTES, min(BATCH_BYTES, share))
 
     def deadlines(
         self, limit_s: float, action: Callable[[Any], None], end: Callable[[Any], None] | None = None

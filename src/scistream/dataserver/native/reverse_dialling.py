@@ -75,6 +75,11 @@ class Dialler:
         self._pausing = True
         self._waiting: Deadlines[Dialler] | None = None
 
+    @property
+    def ready(self) -> int:
+        """How many connections are kept ready now."""
+        return len(self._ready)
+
     # --- dialling ----------------------------------------------------------------------------------------
 
     def listen(self) -> None:

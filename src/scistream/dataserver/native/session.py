@@ -21,12 +21,11 @@ from scistream.dataserver.native.sockets import (
     LISTEN_BACKLOG,
     address_of,
     is_tuned,
-    limit_unsent,
     stream_socket,
     tune,
 )
 from scistream.dataserver.native.tcp_info import tcp_info
-from scistream.dataserver.native.tls import BATCH_BYTES, TlsContext, make_context
+from scistream.dataserver.native.tls import TlsContext, make_context
 
 if TYPE_CHECKING:
     from scistream.dataserver.native.relay import Relay
@@ -37,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 Address = tuple[int, Any]
 
-CROWD_PARTS = 4
-"""In a crowd, a connection's share over what may wait unsent on each of its sockets."""
 REFUSALS_TOLD_EVERY_S = 10.0
 """A session tells of one failed connection in this time; further ones are counted."""
 
@@ -153,6 +150,7 @@ class Channel:
         """Keep a connection that is being relayed."""
         self.open_relays.add(relay)
         self.session.worker.dead_peers.begin()
+        self.session.worker.crowd.begin(relay)
         if self.session.pacer is not None:
             self.session.pacer.begin(relay)
 
@@ -171,6 +169,7 @@ class Channel:
             self._failed,
             self._to_target + sum(relay.to_target.moved for relay in self.open_relays),
             self._from_target + sum(relay.from_target.moved for relay in self.open_relays),
+            sum(reverse.ready for reverse in (self.room, self.dialler) if reverse is not None),
         ]
 
     def abort(self) -> None:
@@ -302,10 +301,6 @@ class Session:
 
     def established(self, channel: Channel, accepted: socket.socket, target: socket.socket) -> None:
         """Fit the wide-area leg of a new connection to its path."""
-        share = self.worker.loop.share_bytes
-        if share < BATCH_BYTES:
-            limit_unsent(accepted, share // CROWD_PARTS)
-            limit_unsent(target, share // CROWD_PARTS)
         if self.wan_leg is None:
             return
         long_path = self.worker.long_path

@@ -27,6 +27,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
+SO_BUF_LOCK = 72  # asm-generic/socket.h
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h
 _INT_BYTES = struct.calcsize("i")
 
@@ -99,6 +100,23 @@ def why_no_congestion_control(name: str) -> str:
 def limit_unsent(sock: socket.socket, size: int) -> None:
     """Let the kernel take no more than `size` bytes that it cannot send yet, however large its buffer is."""
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+
+
+def begin_small(sock: socket.socket, size: int) -> None:
+    """Let a new connection's receive buffer begin with `size` bytes if it has more; the kernel enlarges it.
+
+    One whose size was set, for a long path, stays. So do all where Linux is older than 5.14 and could not
+    enlarge them.
+    """
+    try:
+        is_set = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return
+    if not is_set and 2 * size < sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
 
 
 def is_multipath(sock: socket.socket) -> bool:

@@ -21,6 +21,7 @@ from scistream.dataserver.native.balance import (
     Handed,
     sockets_to_close,
 )
+from scistream.dataserver.native.crowd import Crowd
 from scistream.dataserver.native.dead_peers import DeadPeers
 from scistream.dataserver.native.long_path import LongPath, permitted_long_path
 from scistream.dataserver.native.loop import Loop
@@ -109,6 +110,7 @@ class Worker:
         self._paused = False
         self._resume = self.loop.deadlines(RESUME_S, Worker._try_to_resume)
         self.pacing = self.loop.deadlines(ADJUST_S, Pacer.adjust)
+        self.crowd = Crowd(self._open_relays)
         self.dead_peers = DeadPeers(self.loop, options.peer_timeout_s, self._open_relays)
         self.loop.watch(self._control.fileno(), select.EPOLLIN, self._on_control, self)
         self.loop.watch(self.balance.inbox.fileno(), select.EPOLLIN, self._on_inbox, self)
@@ -174,14 +176,18 @@ class Worker:
     def connection_begins(self, session: Session) -> None:
         """Count it."""
         self._connections += 1
-        self.loop.share_among(self._connections)
+        self._share()
         self.balance.count(session.slot, 1)
 
     def connection_ends(self, session: Session) -> None:
         """Count it."""
         self._connections -= 1
-        self.loop.share_among(self._connections)
+        self._share()
         self.balance.count(session.slot, -1)
+
+    def _share(self) -> None:
+        self.crowd.count(self._connections)
+        self.loop.share_bytes = self.crowd.share_bytes
 
     def spare_begins(self) -> None:
         """Count a connection between the gateways that carries nothing yet."""

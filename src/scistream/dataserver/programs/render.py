@@ -7,6 +7,7 @@ forgotten, and none can end its word, its line or its string. Folders are closed
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 import jinja2
 
 from scistream.errors import DataServerError
+
+logger = logging.getLogger(__name__)
 
 
 class Template:
@@ -140,11 +143,23 @@ class SessionFolder:
     def remove(self, name: str) -> None:
         """Remove a configuration."""
         (self.path / self.file_of(name)).unlink(missing_ok=True)
-        shutil.rmtree(self.path / name, ignore_errors=True)
+        remove_folder(self.path / name)
 
     def close(self) -> None:
         """Remove everything."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with what is in it, if it is there; a warning says what stays."""
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # somebody else removes it as well
+            continue
+        except OSError as error:
+            logger.warning("%s stays, perhaps with a key: %s", error.filename or path, error.strerror)
+            return
 
 
 def _open_private(path: str, flags: int) -> int:

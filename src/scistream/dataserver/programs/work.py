@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from scistream.dataserver.programs.program import Program
+from scistream.dataserver.programs.render import remove_folder
 from scistream.dataserver.programs.worker import Worker
 from scistream.dataserver.tree.work import Work
 from scistream.errors import DataServerError
@@ -70,4 +71,4 @@ class ProgramWork(Work):
     def close(self) -> None:
         """Remove the folder."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_folder(self._folder)

@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from typing import Any
 
 from scistream.core.endpoint import Endpoint
@@ -171,7 +172,8 @@ class TreeDataServer(DataServer):
         nothing = [[0] * len(fields(ChannelStatistics))] * session.channels
         channels = []
         for per_worker in zip(nothing, *reply.results, strict=True):
-            figures = [sum(column) for column in zip(*per_worker, strict=True)]
+            # other programs than the native one say nothing of what is ready
+            figures = [sum(column) for column in zip_longest(*per_worker, fillvalue=0)]
             channels.append(
                 ChannelStatistics(
                     connections_open=figures[0],
@@ -179,6 +181,7 @@ class TreeDataServer(DataServer):
                     connections_failed=figures[2],
                     bytes_to_target=figures[3],
                     bytes_from_target=figures[4],
+                    connections_ready=figures[5],
                 )
             )
         return tuple(channels)

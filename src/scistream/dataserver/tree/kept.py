@@ -15,6 +15,8 @@ MAX_NOTICES = 100
 
 Figures = list[list[int]]
 """Per channel, in the order of `ChannelStatistics`."""
+_LASTING = 5
+"""What comes later in a channel's figures goes with its worker."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +70,7 @@ class KeptSession:
         last = self.last.pop(index, None)
         if last is None:
             return
-        last = [[0, *figures[1:]] for figures in last]
+        last = [[0, *figures[1:_LASTING]] for figures in last]
         before = self.lost or [[0] * len(figures) for figures in last]
         self.lost = [
             [sum(pair) for pair in zip(old, new, strict=True)] for old, new in zip(before, last, strict=True)

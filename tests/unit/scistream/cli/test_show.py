@@ -62,6 +62,16 @@ def test_connections_that_failed_are_seen_by_people_too(capsys: pytest.CaptureFi
     assert "7 connections, 5 failed" in capsys.readouterr().out
 
 
+def test_a_reverse_session_says_whether_the_other_gateway_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    channels = [{**status_as_json(STATUS)["channels"][0], "connections_ready": 4}] * 2
+    show_sessions([side(channels=channels, reverse=True)], as_json=False)
+    assert "failed, 8 between the gateways ready" in capsys.readouterr().out
+    show_sessions([side(channels=channels)], as_json=False)
+    assert "ready" not in capsys.readouterr().out
+
+
 def test_nothing_of_a_session_needs_more_than_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     show_sessions([side(server="gateway-12.beamline.facility.example:50000")], as_json=False)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

@@ -77,6 +77,7 @@ def test_response_there_and_back(
                     connections_failed=counters,
                     bytes_to_target=counters,
                     bytes_from_target=counters,
+                    connections_ready=counters,
                 ),
                 max_size=3,
             ).map(tuple),
