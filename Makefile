@@ -46,6 +46,7 @@ bench: $(VENV)/.developed  ## Run the benchmarks against the peers that are inst
 	$(BIN)/python benchmarks/control.py
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python benchmarks/wan.py; else echo 'benchmarks/wan.py needs root: skipped'; fi
 	$(BIN)/python benchmarks/reconstruct.py
+	$(BIN)/python benchmarks/algorithms.py --quick
 	$(BIN)/python benchmarks/pipeline.py
 
 protocol: $(VENV)/.developed  ## Generate the protocol's Python files anew

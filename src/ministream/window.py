@@ -57,12 +57,38 @@ class SlidingWindow:
         self._waiting += 1
         return self.flush() if self._waiting == self.step else None
 
+    @property
+    def newest(self) -> IndexArray:
+        """The newest views, at most `length`, the oldest first."""
+        return np.array(self._views, np.intp)
+
+    @property
+    def waiting(self) -> int:
+        """Views that have arrived since the last update was due."""
+        return self._waiting
+
+    def restore(self, newest: IndexArray, waiting: int) -> None:
+        """Go on where another window was, with its `newest` views, of which so many are `waiting`.
+
+        Raises
+        ------
+        InputError
+            No window of this length and step can be there.
+        """
+        if not 0 <= waiting < self.step or not waiting <= len(newest) <= self.length:
+            raise InputError(
+                f"a window of {self.length} views, due every {self.step}, cannot hold {len(newest)} views"
+                f" of which {waiting} wait"
+            )
+        self._views = deque(newest.tolist(), maxlen=self.length)
+        self._waiting = waiting
+
     def flush(self) -> IndexArray | None:
         """Return the window if a view has arrived since the last update, else None: when the scan ends."""
         if self._waiting == 0:
             return None
         self._waiting = 0
-        return np.array(self._views, np.intp)
+        return self.newest
 
 
 def ordered_subsets(angles_rad: Sequence[float] | npt.NDArray[np.float64], subsets: int) -> list[IndexArray]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,29 @@ class MarkedProcesses:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        module: str = "ministream",
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ministream", *map(str, arguments)],
+            [sys.executable, "-P", "-m", module, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, MARK: self.mark},
+            env={**os.environ, MARK: self.mark, **(environment or {})},
         )
         self.started.append(process)
         return process
 
-    def run(self, *arguments: str | Path, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
+    def run(
+        self,
+        *arguments: str | Path,
+        timeout_s: float = 100,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, environment=environment)
         out, err = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ WAIT_S = 60.0
 class Stage:
     """One ``ministream`` command, and its events."""
 
-    def __init__(self, processes: MarkedProcesses, *arguments: str | Path) -> None:
-        self.process = processes.start(*arguments, "--json")
+    def __init__(
+        self,
+        processes: MarkedProcesses,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.process = processes.start(*arguments, "--json", environment=environment)
         self.events: list[dict[str, Any]] = []
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._log)]

@@ -7,15 +7,18 @@ from typing import Any
 
 import click
 
+from ministream.cli.link_options import insecure_option, link_key_option
 from ministream.cli.options import (
     config_option,
+    error_events,
     json_option,
     reconnect_timeout_option,
     run_stage,
     verbose_option,
     version_option,
 )
-from ministream.cli.scan_options import correction_options
+from ministream.cli.scan_options import ByteSize, correction_options
+from ministream.errors import InputError
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -71,17 +74,25 @@ from ministream.cli.scan_options import correction_options
     help="How long a worker that is lost keeps its slices, if there are others.",
 )
 @click.option(
+    "--memory",
+    type=ByteSize(),
+    show_default="80 % of what is free",
+    help="What this process may use, such as 4GiB, beside the scan's files, which the kernel can do without.",
+)
+@click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Keep the scan here until its end, so that a distributor that was killed can be started again; "
-    "otherwise in a temporary file.",
+    help="Keep the scan here until its end, so that a distributor that was killed, or whose host lost power, "
+    "can be started again; otherwise in a temporary file.",
 )
+@link_key_option()
+@insecure_option()
 @json_option()
 @config_option()
 @verbose_option()
 @version_option()
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, key_file: Path | None, insecure: bool, **options: Any) -> None:
     """Correct projections and share their rows among reconstruction workers.
 
     Waits for the workers, then connects to the DAQ. Averages dark and flat fields, turns projections into
@@ -99,12 +110,22 @@ def command(as_json: bool, **options: Any) -> None:
     \b
     Examples:
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
-      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5
-      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560
+      ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5 \\
+          --listen tcp://10.0.3.1:5002 --link-key run.key
+      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560 --insecure
     """
     from ministream.stages import distribute
+    from ministream.transport import is_loopback, link_key_for
 
     if options["workers"] is None:
         options["workers"] = 1 if options["tmq"] is None else 0
-    settings = distribute.DistributeOptions(**options)
+    with error_events(enabled=as_json):
+        link_key = link_key_for([options["listen"]], key_file, insecure=insecure)
+        if options["tmq"] is not None and not insecure and not is_loopback(options["tmq"]):
+            raise InputError(
+                f"{options['tmq']} can be reached from other hosts, and the mini-app's protocol has no "
+                "encryption: give --insecure if nobody else is on that network, or a loopback address, and "
+                "lead to it by channels of a session"
+            )
+    settings = distribute.DistributeOptions(**options, link_key=link_key)
     run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

@@ -15,7 +15,9 @@ _COMMANDS = {
     "daq": "Play a scan as a detector would: the first stage.",
     "distribute": "Correct projections and share them among workers.",
     "reconstruct": "Reconstruct slices while projections arrive.",
+    "sirt": "The same, with the defaults of the mini-app's worker.",
     "quality": "Judge a volume, or one that is being reconstructed.",
+    "key": "Make a link key for the programs of a run.",
     "bench": "Measure a gateway: its data server, or a path through it.",
 }
 

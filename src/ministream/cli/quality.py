@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ministream.cli.link_options import link_key_option
 from ministream.cli.options import (
     config_option,
     error_events,
@@ -18,7 +19,16 @@ from ministream.cli.options import (
 )
 from ministream.cli.scan_options import VIEW_ORDERS
 
-_LIVE = ("reference", "connect_timeout", "projections", "order", "scan_range", "tolerance", "stop_daq")
+_LIVE = (
+    "reference",
+    "connect_timeout",
+    "projections",
+    "order",
+    "scan_range",
+    "tolerance",
+    "stop_daq",
+    "key_file",
+)
 
 
 @click.command(name="quality", short_help="Judge a volume, or one that is being reconstructed.")
@@ -80,6 +90,7 @@ _LIVE = ("reference", "connect_timeout", "projections", "order", "scan_range", "
     metavar="tcp://HOST:PORT",
     help="When there have been enough, ask the DAQ there (daq --steer) to end the scan.",
 )
+@link_key_option()
 @json_option()
 @config_option()
 @verbose_option()
@@ -99,6 +110,7 @@ def command(
     scan_range: float,
     tolerance: float,
     stop_daq: str | None,
+    key_file: Path | None,
     as_json: bool,
 ) -> None:
     """Judge a reconstruction.
@@ -121,6 +133,7 @@ def command(
     """
     from ministream.sources import ViewOrder
     from ministream.stages import quality
+    from ministream.transport import LinkKey
 
     if bool(volume) == bool(connect):
         raise click.UsageError("give either a VOLUME or --connect", context)
@@ -131,6 +144,8 @@ def command(
         return
     if stop_daq is not None and projections is None:
         raise click.UsageError("--stop-daq needs --projections: how many the whole scan has", context)
+    with error_events(enabled=as_json):
+        link_key = None if key_file is None else LinkKey.read(key_file)
     options = quality.QualityOptions(
         connect=connect,
         reference=reference,
@@ -142,6 +157,7 @@ def command(
         tolerance=tolerance,
         stop_daq=stop_daq,
         plot=plot,
+        link_key=link_key,
     )
     run_stage(lambda report, stop: quality.run(options, report, stop), as_json=as_json)
 
@@ -150,7 +166,7 @@ def _refuse_live_options(context: click.Context) -> None:
     sources = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
     for name in _LIVE:
         if context.get_parameter_source(name) in sources:
-            option = "--" + name.replace("_", "-")
+            option = "--link-key" if name == "key_file" else "--" + name.replace("_", "-")
             hint = "; give the second file as an argument" if name == "reference" else ""
             raise click.UsageError(f"{option} is for --connect{hint}", context)
 

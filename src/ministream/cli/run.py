@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ministream.cli.cluster_options import cluster_options, taken_cluster_options
 from ministream.cli.exit_codes import ExitCode
 from ministream.cli.options import config_option, run_until_done, verbose_option, version_option
 from ministream.cli.scan_options import (
@@ -82,18 +83,29 @@ if TYPE_CHECKING:
 @substitute_options
 @reading_options
 @detector_options
+@cluster_options("--cluster")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Talk to the Dask scheduler at ADDRESS without TLS: whoever is on that network can run programs "
+    "there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the verdict.")
 @config_option()
 @verbose_option()
 @version_option()
 @click.pass_context
-def command(context: click.Context, /, as_json: bool, quiet: bool, **options: Any) -> int:
+def command(context: click.Context, /, as_json: bool, quiet: bool, insecure: bool, **options: Any) -> int:
     """Stream a scan from one facility to another through two gateways, and reconstruct it as it arrives.
 
     Everything runs on this host, each part as a process of its own: two control servers with their data
     servers, the DAQ that plays the scan, the distributor that corrects it, the reconstruction workers. The
     gateways speak mutually authenticated TLS 1.3 with keys made for this run.
+
+    With --cluster the reconstruction workers run elsewhere: Dask places them, watches them, and starts those
+    that are lost again. Projections go to them directly, encrypted with a key made for this run. The folder
+    of --out must be one that their hosts see.
 
     SOURCE is what `ministream daq` plays: an APS Data Exchange or NeXus NXtomo file, another HDF5 file with
     --dataset, a folder of TIFF files, a detector (pva:PV) at its own rate and in its own order, or a
@@ -106,23 +118,30 @@ def command(context: click.Context, /, as_json: bool, quiet: bool, **options: An
       ministream run phantom:columns=320,rows=8 --workers 2 --json
       ministream run tiffs/ --angles 0:180 --dark-value 100
       ministream run pva:2bm:Pva1:Image --projections 1500 --angles 0:180 --steer
+      ministream run scan.h5 --workers 8 --cluster slurm --partition short --cores 16 --memory 32GB
     """
     from ministream.cli.progress import display
     from ministream.pipeline import RunOptions, run
     from ministream.sources import SourceOptions
 
+    # what the user has given is for the DAQ to refuse
     if options["source"].startswith("pva:"):
-        # what the user has given is for the DAQ to refuse
         options |= {
             name: own
             for name, own in (("rate", 0.0), ("order", "as-measured"))
             if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT
         }
+    cluster = taken_cluster_options(context, options, workers=options["workers"], insecure=insecure)
+    place = None
+    if cluster is not None:
+        from ministream.cluster import placing
+
+        place = placing(cluster)
     reading = SourceOptions(**{entry.name: options.pop(entry.name) for entry in fields(SourceOptions)})
     chosen = RunOptions(reading=reading, **options)
     observer, shown = display(quiet=quiet)
     with shown:
-        verdict = run_until_done(lambda: run(chosen, observer))
+        verdict = run_until_done(lambda: run(chosen, observer, place))
     if as_json:
         click.echo(json.dumps(verdict.as_dict()))
     else:

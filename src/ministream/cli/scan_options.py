@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ VIEW_ORDERS = ("as-measured", "interlaced", "golden-angle", "bit-reversed")
 
 STRIPE_METHODS = ("sorting", "filtering", "large", "all", "none")
 """Those of `ministream.stages.distribute`, likewise."""
+ALGORITHMS = ("sirt", "window-replay", "os-sirt", "fista", "fbp")
+"""Those of `ministream.algorithms`, likewise."""
 
 
 class _Center(click.ParamType[float | None]):
@@ -54,20 +57,42 @@ class _Rows(click.ParamType[tuple[int, int]]):
         return int(first), int(last) - int(first)
 
 
+class ByteSize(click.ParamType[int]):
+    """A number of bytes, with a unit: 512MiB, 8GiB, 8GB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size, such as 512MiB, 8GiB or 8GB", param, ctx)
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+        if size < 1:
+            self.fail(f"{value!r} is nothing", param, ctx)
+        return size
+
+
 def update_options(command: F) -> F:
-    """Add what says which updates a reconstruction gets: algorithm, window, step, iterations, refine."""
-    return _with(
+    """Add what says which updates a reconstruction gets: algorithm, window, step and so on."""
+    return with_options(
         command,
         click.option(
             "--algorithm",
-            type=click.Choice(["sirt", "os-sirt"]),
-            default="os-sirt",
+            type=click.Choice(ALGORITHMS),
+            default="window-replay",
             show_default=True,
-            help="sirt: sliding window of the newest views; "
-            "os-sirt: newest views plus a spread replay of all.",
+            help="sirt: sliding window of the newest views, as the mini-app; window-replay: newest views "
+            "and a spread replay of earlier ones; os-sirt: ordered subsets over all views so far; fista: "
+            "these with momentum; fbp: filtered back projection, as a preview.",
         ),
         click.option(
             "--window",
+            "--window-length",
+            "window",
             type=click.IntRange(min=1),
             default=32,
             show_default=True,
@@ -75,6 +100,8 @@ def update_options(command: F) -> F:
         ),
         click.option(
             "--step",
+            "--window-step",
+            "step",
             type=click.IntRange(min=1),
             default=4,
             show_default=True,
@@ -82,6 +109,8 @@ def update_options(command: F) -> F:
         ),
         click.option(
             "--iterations",
+            "--window-iter",
+            "iterations",
             type=click.IntRange(min=1),
             default=1,
             show_default=True,
@@ -94,12 +123,33 @@ def update_options(command: F) -> F:
             show_default=True,
             help="Passes over all views after the last has arrived.",
         ),
+        click.option(
+            "--total-variation",
+            type=click.FloatRange(min=0, max=1000),
+            default=1.0,
+            show_default=True,
+            metavar="STRENGTH",
+            help="How strongly the slices are denoised, in units of the noise that the projections have. 0: "
+            "not at all. Of sirt and fbp, only the passes after the last projection are.",
+        ),
+        click.option(
+            "--allow-negative",
+            is_flag=True,
+            help="Let the slices become negative, as those of phase contrast do.",
+        ),
+        click.option(
+            "--first-image",
+            type=click.Choice(["zero", "fbp"]),
+            default="zero",
+            show_default=True,
+            help="What the first update begins with: nothing, or a filtered back projection.",
+        ),
     )
 
 
 def correction_options(command: F) -> F:
     """Add what is found in the scan, and corrected: center, stripes, zingers."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--center",
@@ -129,7 +179,7 @@ def correction_options(command: F) -> F:
 
 def substitute_options(command: F) -> F:
     """Add what stands for flat and dark fields that a file lacks: flat_value, dark_value."""
-    return _with(
+    return with_options(
         command,
         click.option("--flat-value", type=float, help="Counts of all flat fields, if the file has none."),
         click.option("--dark-value", type=float, help="Counts of all dark fields, if the file has none."),
@@ -152,7 +202,7 @@ def order_option(default: str) -> Callable[[F], F]:
 
 def reading_options(command: F) -> F:
     """Add how a scan is read: what `ministream.sources.SourceOptions` holds but fields' values."""
-    return _with(
+    return with_options(
         command,
         click.option("--dataset", metavar="NAME", help="HDF5: the stack of projections (view, row, column)."),
         click.option(
@@ -199,7 +249,7 @@ def reading_options(command: F) -> F:
 
 def detector_options(command: F) -> F:
     """Add how a live detector is followed; also part of `ministream.sources.SourceOptions`."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--projections",
@@ -248,7 +298,8 @@ def detector_options(command: F) -> F:
     )
 
 
-def _with(command: F, *options: Callable[[F], F]) -> F:
+def with_options(command: F, *options: Callable[[F], F]) -> F:
+    """Return `command` with `options`, in their order."""
     # click lists the option that was added last first
     for option in reversed(options):
         command = option(command)

@@ -8,6 +8,7 @@ and reconstructs.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ class Projector:
     columns : int
         N: detector columns, and rows and columns of a slice.
     views : int
-        Most views.
+        Most views at a time: there is room for so many, and a view that is dropped makes room for another.
     rotation_center : float
         Column index onto which the rotation axis projects, from -0.5 to N - 0.5; (N-1)/2 when centred.
     phases : int
@@ -75,7 +76,9 @@ class Projector:
         self.threads = usable_threads(threads)
         self.columns = columns
         self.capacity = views
-        self.views = 0
+        self._held = np.zeros(views, np.bool_)
+        # places that were never used come first, then the one that has been free for longest
+        self._free = deque(range(views))
         limits = support_limits(columns, support)
         self.layout = standard_layout(phases)
         self.geometry = empty_geometry(
@@ -91,6 +94,16 @@ class Projector:
         self.rotation_center = rotation_center
 
     @property
+    def views(self) -> int:
+        """Number of views held: those added, less those dropped."""
+        return self.capacity - len(self._free)
+
+    @property
+    def held(self) -> IndexArray:
+        """Indices of the views held, ascending."""
+        return np.flatnonzero(self._held)
+
+    @property
     def rotation_center(self) -> float:
         """Column index onto which the rotation axis projects; may be set, for all views past and future."""
         return self._rotation_center
@@ -102,10 +115,10 @@ class Projector:
                 f"rotation centre {value} is not on the detector, whose columns are 0 to {self.columns - 1}"
             )
         self._rotation_center = float(value)
-        self._measure(np.arange(self.views))
+        self._measure(self.held)
 
     def add_view(self, angle_rad: float) -> int:
-        """Add a view; return its index.
+        """Add a view; return its index: 0, 1, 2 and so on, and after that those of views dropped.
 
         Raises
         ------
@@ -114,13 +127,26 @@ class Projector:
         """
         if not math.isfinite(angle_rad):
             raise ValueError(f"the angle of view {self.views} is {angle_rad}: a finite one is needed")
-        if self.views == self.capacity:
+        if not self._free:
             raise ValueError(f"there is no room for more than the {self.capacity} views announced")
-        view = self.views
+        view = self._free.popleft()
         set_view(self.geometry, self.layout, view, float(angle_rad))
-        self.views += 1
+        self._held[view] = True
         self._measure(np.arange(view, view + 1))
         return view
+
+    def drop_view(self, view: int) -> None:
+        """Forget a view, so that there is room for another, which may get its index.
+
+        Raises
+        ------
+        ValueError
+            There is no such view.
+        """
+        if not (0 <= view < self.capacity and self._held[view]):
+            raise ValueError(f"view {view} cannot be dropped: it is not held")
+        self._held[view] = False
+        self._free.append(view)
 
     def indices(self, views: Sequence[int] | IndexArray) -> IndexArray:
         """Return the views as an index array.
@@ -128,14 +154,15 @@ class Projector:
         Raises
         ------
         ValueError
-            There are none, or one has not been added.
+            There are none, or one is not held.
         """
         chosen = np.ascontiguousarray(views, np.intp)
         if chosen.ndim != 1 or chosen.size == 0:
             raise ValueError(f"views of shape {chosen.shape}: a list of at least one is needed")
-        if chosen.min() < 0 or chosen.max() >= self.views:
+        if chosen.min() < 0 or chosen.max() >= self.capacity or not self._held[chosen].all():
             raise ValueError(
-                f"views {chosen.min()} to {chosen.max()} were asked for, of the {self.views} added"
+                f"views {chosen.min()} to {chosen.max()} were asked for, and of these not all are among the"
+                f" {self.views} held"
             )
         return chosen
 
@@ -171,12 +198,42 @@ class Projector:
         -------
         (slice, N, N) float32
         """
+        volume = aligned_zeros(len(rows), self.columns * self.columns)
+        self.add_backprojection(rows, views, volume)
+        return volume.reshape(len(rows), self.columns, self.columns)
+
+    def add_backprojection(
+        self,
+        rows: Float32Array,
+        views: Sequence[int] | IndexArray,
+        volume: Float32Array,
+        *,
+        interpolated: bool = False,
+    ) -> None:
+        """Add A^T y to a volume, in place.
+
+        Parameters
+        ----------
+        rows : (slice, k, N) float32
+        views : (k,) int
+        volume : (slice, N * N) float32
+            Contiguous.
+        interpolated : bool
+            Not A^T, but what the rows are at a pixel's place, as filtered back projection needs it.
+        """
         chosen = self.indices(views)
         measured = np.ascontiguousarray(rows, np.float32)
-        volume = aligned_zeros(len(rows), self.columns * self.columns)
         with using_threads(self.threads):
-            backproject(measured, self.geometry, chosen, self.rotation_center, False, self.room, volume)
-        return volume.reshape(len(rows), self.columns, self.columns)
+            backproject(
+                measured,
+                self.geometry,
+                chosen,
+                self.rotation_center,
+                False,
+                interpolated,
+                self.room,
+                volume,
+            )
 
     def _measure(self, views: IndexArray) -> None:
         """Find the ray lengths of the views anew."""

@@ -290,6 +290,41 @@ def detector_to_lines(
 
 
 @kernel
+def interpolate_to_lines(
+    padded: Float32Array,
+    lines: Float32Array,
+    start: int,
+    geometry: Geometry,
+    view: int,
+    center: float,
+) -> None:
+    """Set the K lines of one view to a detector row, interpolated linearly at their elements.
+
+    For filtered back projection, which needs what a filtered row is worth at a pixel. `detector_to_lines`
+    shares rows out instead, with weights whose sum at a pixel is between 0.8 and 1.4: right for iterations,
+    but a pattern in an image that is made at once.
+
+    Parameters
+    ----------
+    padded, lines, start, geometry, view, center
+        As in `detector_to_lines`.
+    """
+    slope = geometry.slope[view]
+    origin = np.float32(geometry.origin[view] + center)
+    width, phases = geometry.width[view], geometry.phases
+    last = np.float32(padded.size - 2)
+    for k in range(phases):
+        begin = origin + slope * (np.float32(k) / np.float32(phases)) + _UNIT
+        line = _U(start + k * width)
+        for j in range(_U(width)):
+            u = min(max(begin + slope * np.float32(np.int32(j)), _ZERO), last)
+            whole = np.int32(u)
+            d = _U(whole)
+            left = padded[d]
+            lines[line + j] = left + (u - np.float32(whole)) * (padded[d + _ONE] - left)
+
+
+@kernel
 def _add_lines(
     lines: Float32Array,
     geometry: Geometry,
@@ -549,6 +584,7 @@ def _spread_block(
     views: IndexArray,
     order: IndexArray,
     center: float,
+    interpolated: bool,
     room: Room,
 ) -> None:
     """Resample the rows of a piece of views to lines, those of slice s to ``room.lines[s]``."""
@@ -559,8 +595,11 @@ def _spread_block(
             s, i = unit % block, unit // block
             for d in range(rows.shape[2]):
                 padded[d + 1] = rows[s, order[i], d]
-            start = i * geometry.line_stride
-            detector_to_lines(padded, room.lines[s], start, geometry, views[order[i]], center)
+            start, view = i * geometry.line_stride, views[order[i]]
+            if interpolated:
+                interpolate_to_lines(padded, room.lines[s], start, geometry, view, center)
+            else:
+                detector_to_lines(padded, room.lines[s], start, geometry, view, center)
 
 
 @parallel_kernel
@@ -588,6 +627,7 @@ def backproject(
     views: IndexArray,
     center: float,
     nonnegative: bool,
+    interpolated: bool,
     room: Room,
     volume: Float32Array,
 ) -> None:
@@ -600,6 +640,9 @@ def backproject(
         As in `project`.
     nonnegative : bool
         Set what is negative afterwards to zero.
+    interpolated : bool
+        Add to a pixel what the rows are at its place, interpolated, instead of A^T rows: not matched to
+        `project`, and smoother.
     volume : (slice, N * N) float32
         Added to.
     """
@@ -612,7 +655,7 @@ def backproject(
         for p in range(count):
             places = order[pieces[p, 0] : pieces[p, 1]]
             clip = nonnegative and p == count - 1
-            _spread_block(rows[first:last], geometry, views, places, center, room)
+            _spread_block(rows[first:last], geometry, views, places, center, interpolated, room)
             _add_block(pieces[p, 2] == 1, geometry, views[places], clip, room, volume[first:last])
 
 

@@ -28,10 +28,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from ministream.kernels.fbp import filter_rows
 from ministream.kernels.project import Projector, aligned_zeros
 from ministream.kernels.shear import IndexArray
 from ministream.kernels.sheared_rows import (
+    VIEWS_AT_ONCE,
     Float32Array,
     backproject,
     project,
@@ -46,8 +49,9 @@ SHORTEST_RAY = 1.0
 class SirtEngine:
     """Slices, the views measured of them so far, and SIRT updates over any of these views.
 
-    Memory: the volume, the measurements, and tables of about 21 bytes per view and detector column (for 4
-    phases).
+    Memory: the volume, the measurements of the views held, tables of about 21 bytes per view and detector
+    column (for 4 phases), and for each thread room for the lines of 32 views (0.7 MB at 640 columns). A scan
+    may be longer than `views`: one that is dropped makes room for another.
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ class SirtEngine:
         Column index onto which the rotation axis projects; (N-1)/2 when centred, or any other on the
         detector.
     views : int
-        Most views.
+        Most views at a time.
     threads : int, optional
         At most so many threads; default: one for each core that this process may use.
     nonnegative : bool
@@ -110,8 +114,23 @@ class SirtEngine:
 
     @property
     def views(self) -> int:
-        """Number of views added."""
+        """Number of views held: those added, less those dropped."""
         return self._projector.views
+
+    @property
+    def capacity(self) -> int:
+        """How many views there is room for."""
+        return self._projector.capacity
+
+    @property
+    def measured(self) -> Float32Array:
+        """(view, slice, column) float32: what `add_view` was given, at each view's index. A view."""
+        return self._measured
+
+    @property
+    def stripe_offset(self) -> Float32Array:
+        """(slice, column) float32: what is subtracted from all views. A view."""
+        return self._offset
 
     @property
     def threads(self) -> int:
@@ -125,6 +144,9 @@ class SirtEngine:
 
     def add_view(self, angle_rad: float, rows: Float32Array) -> int:
         """Add what was measured at one angle; return the view's index.
+
+        Indices are 0, 1, 2 and so on while there are places never used, and after that those of views
+        dropped, the one dropped first first: with one dropped for each added, the places form a ring.
 
         Parameters
         ----------
@@ -145,8 +167,18 @@ class SirtEngine:
             raise ValueError(f"view {self.views} holds values that are not finite: correct them before")
         view = self._projector.add_view(angle_rad)
         self._measured[view] = rows
-        self._weigh(slice(view, view + 1))
+        self._weigh(np.arange(view, view + 1))
         return view
+
+    def drop_view(self, view: int) -> None:
+        """Forget a view, so that there is room for another. What it has done to the slices stays.
+
+        Raises
+        ------
+        ValueError
+            There is no such view.
+        """
+        self._projector.drop_view(view)
 
     def set_rotation_center(self, rotation_center: float) -> None:
         """Use another rotation centre, for all views, past and future. The slices stay as they are.
@@ -157,7 +189,7 @@ class SirtEngine:
             It is not on the detector.
         """
         self._projector.rotation_center = rotation_center
-        self._weigh(slice(0, self.views))
+        self._weigh(self._projector.held)
 
     def set_stripe_offset(self, offset: Float32Array) -> None:
         """Subtract this from all views, past and future, in place of the offset set before.
@@ -196,7 +228,7 @@ class SirtEngine:
         Raises
         ------
         ValueError
-            There are no views, one has not been added, or the relaxation is out of its range.
+            There are no views, one is not held, or the relaxation is out of its range.
         """
         if not 0 < relaxation < 2:
             raise ValueError(f"relaxation is {relaxation}: SIRT needs one between 0 and 2")
@@ -215,9 +247,83 @@ class SirtEngine:
                 squares += weigh_residual(
                     self._measured, self._offset, self._weight, chosen, first, scale, rows
                 )
-                backproject(rows, p.geometry, chosen, p.rotation_center, self.nonnegative, p.room, block)
+                backproject(
+                    rows, p.geometry, chosen, p.rotation_center, self.nonnegative, False, p.room, block
+                )
         rays = slices * int(self._used_rays[chosen].sum())
         return math.sqrt(squares / rays) if rays else 0.0
+
+    def residual(self, views: Sequence[int] | IndexArray) -> float:
+        """Return how far the slices are from explaining these views: what `update` returns, without it.
+
+        Raises
+        ------
+        ValueError
+            There are no views, or one is not held.
+        """
+        p = self._projector
+        chosen = p.indices(views)
+        slices, columns = self._offset.shape
+        squares = 0.0
+        with using_threads(p.threads):
+            for first in range(0, slices, p.threads):
+                block = self._flat[first : first + p.threads]
+                rows = np.empty((len(block), chosen.size, columns), np.float32)
+                project(block, p.geometry, chosen, p.rotation_center, p.room, rows)
+                squares += weigh_residual(
+                    self._measured, self._offset, self._weight, chosen, first, 0.0, rows
+                )
+        rays = slices * int(self._used_rays[chosen].sum())
+        return math.sqrt(squares / rays) if rays else 0.0
+
+    @staticmethod
+    def memory_bytes(*, slices: int, columns: int, views: int, threads: int) -> int:
+        """Return about how many bytes an engine needs with so many views, for all it may be asked to do."""
+        volume = 4 * slices * columns**2
+        measured = 4 * views * slices * columns
+        tables = 21 * views * columns
+        lines = 4 * VIEWS_AT_ONCE * (8 * columns + 300)
+        rows = 4 * views * columns
+        return volume + measured + tables + threads * (lines + rows)
+
+    def add_filtered(
+        self,
+        views: Sequence[int] | IndexArray,
+        weights: npt.NDArray[np.float64],
+        filter_name: str = "shepp-logan",
+    ) -> None:
+        """Add the filtered back projection of these views, each times its weight, to the slices.
+
+        With the angular weights of all views (`ministream.kernels.fbp.angular_weights`) on empty slices it
+        is filtered back projection; with their changes (`ministream.kernels.fbp.WeightLedger`) it brings
+        such an image up to date. Nothing is set to zero that is negative.
+
+        Parameters
+        ----------
+        views : (k,) int
+            Indices that `add_view` returned.
+        weights : (k,) float
+            In radians.
+        filter_name : str
+            One of `ministream.kernels.fbp.FILTERS`.
+
+        Raises
+        ------
+        ValueError
+            As `update`; the filter is unknown, or there is not one weight for each view.
+        """
+        p = self._projector
+        chosen = p.indices(views)
+        if weights.shape != chosen.shape:
+            raise ValueError(f"weights of shape {weights.shape} for {chosen.size} views")
+        factors = np.asarray(weights, np.float32)[:, np.newaxis]
+        for some in np.array_split(np.arange(chosen.size), -(-chosen.size // VIEWS_AT_ONCE)):
+            for first in range(0, len(self._offset), p.threads):
+                block = slice(first, first + p.threads)
+                rows = self._measured[chosen[some], block] - self._offset[block]
+                filtered = filter_rows(rows.transpose(1, 0, 2), filter_name, threads=p.threads)
+                filtered *= factors[some]
+                p.add_backprojection(filtered, chosen[some], self._flat[block], interpolated=True)
 
     def keep(self, begin: int, end: int) -> None:
         """Keep the slices from `begin` up to and without `end`, and forget the others, as if never there.
@@ -241,7 +347,7 @@ class SirtEngine:
         """Set the slices to zero. Views, rotation centre and stripe offset stay."""
         self._flat[:] = 0
 
-    def _weigh(self, views: slice) -> None:
+    def _weigh(self, views: IndexArray) -> None:
         """Derive the weights of the views' rays from their lengths."""
         lengths = self._projector.lengths[views]
         used = lengths > SHORTEST_RAY
@@ -262,5 +368,7 @@ def warm_up(threads: int | None = None) -> None:
     """
     engine = SirtEngine(slices=1, columns=16, rotation_center=7.5, views=2, threads=threads)
     rows = np.zeros((1, 16), np.float32)
-    engine.update([engine.add_view(angle, rows) for angle in (0.0, 1.5)])
+    views = [engine.add_view(angle, rows) for angle in (0.0, 1.5)]
+    engine.update(views)
+    engine.add_filtered(views, np.ones(2))
     engine.set_rotation_center(7.0)

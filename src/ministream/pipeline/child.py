@@ -88,8 +88,9 @@ class Child:
         on_event: Callable[[Child, Event], None],
         on_warning: Callable[[Child, str], None] = lambda _child, _text: None,
         environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Child:
-        """Start `command`; its first line may still be to come.
+        """Start `command`, with `pass_fds` open; its first line may still be to come.
 
         Raises
         ------
@@ -108,6 +109,7 @@ class Child:
             env={**_own_environment(), **(environment or {})},
             limit=_LINE_LIMIT,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
         )
         child._readers = [
             asyncio.create_task(child._read_events(), name=f"{name} events"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ministream.sources import SourceOptions
+from ministream.stages.host_memory import SHARE, free_bytes
 
 LOOPBACK = "tcp://127.0.0.1:0"
 
@@ -35,6 +36,9 @@ class RunOptions:
         Order in which the views are played; a detector has its own.
     algorithm : str
     window, step, iterations, refine : int
+    total_variation : float
+    allow_negative : bool
+    first_image : str
     center : float or None
         A column index, or None to find it.
     stripes : str
@@ -60,6 +64,9 @@ class RunOptions:
     step: int
     iterations: int
     refine: int
+    total_variation: float
+    allow_negative: bool
+    first_image: str
     center: float | None
     stripes: str
     zingers: float
@@ -80,7 +87,11 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
 
 
 def distribute(
-    options: RunOptions, daq_addresses: Sequence[str], state_dir: Path, listen: str = LOOPBACK
+    options: RunOptions,
+    daq_addresses: Sequence[str],
+    state_dir: Path,
+    listen: str = LOOPBACK,
+    key_file: Path | None = None,
 ) -> list[str]:
     """Return the command of the distributor, which reaches the DAQ at these addresses."""
     return [
@@ -89,18 +100,29 @@ def distribute(
         *("--workers", str(options.workers), "--stripes", options.stripes),
         *("--zingers", f"{options.zingers:g}"),
         *("--center", "auto" if options.center is None else str(options.center)),
+        *_optional("--link-key", key_file),
     ]
 
 
 def reconstruct(options: RunOptions, distributor: str, output: Path, publish: str = LOOPBACK) -> list[str]:
-    """Return the command of a worker; together the workers use every core once."""
+    """Return the command of a worker on this host; together the workers use every core, and memory, once."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+    memory = int(SHARE * free_bytes() / options.workers)
     return [
-        *_program("reconstruct", "--connect", distributor, "--publish", publish),
-        *("--threads", str(threads)),
+        *placed_reconstruct(options, distributor),
+        *("--publish", publish, "--threads", str(threads), "--memory", str(memory)),
+        *("--output", str(output)),
+    ]
+
+
+def placed_reconstruct(options: RunOptions, distributor: str) -> list[str]:
+    """Return the part of a worker's command that does not depend on the host where it runs."""
+    return [
+        *_program("reconstruct", "--connect", distributor),
         *("--algorithm", options.algorithm, "--window", str(options.window), "--step", str(options.step)),
         *("--iterations", str(options.iterations), "--refine", str(options.refine)),
-        *("--output", str(output)),
+        *("--total-variation", f"{options.total_variation:g}", "--first-image", options.first_image),
+        *(["--allow-negative"] if options.allow_negative else []),
     ]
 
 
@@ -111,6 +133,7 @@ def quality(
     *,
     projections: int,
     stop_daq: str | None = None,
+    key_file: Path | None = None,
 ) -> list[str]:
     """Return the command of the live quality stage, for a scan of so many projections."""
     return [
@@ -120,6 +143,7 @@ def quality(
         *("--tolerance", f"{options.tolerance:g}"),
         *_optional("--stop-daq", stop_daq),
         *_optional("--plot", options.plot),
+        *_optional("--link-key", key_file),
     ]
 
 

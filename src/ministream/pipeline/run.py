@@ -27,6 +27,7 @@ from ministream.errors import ConnectionFailed, InputError, OutputError, StageEr
 from ministream.pipeline import commands, results, scratch
 from ministream.pipeline.child import Child, Event
 from ministream.pipeline.commands import RunOptions
+from ministream.pipeline.placement import Named, Place, Placement, Site, Worker
 from ministream.pipeline.report import Observer, Progress, Verdict
 from ministream.pipeline.supervised import Supervised
 from ministream.pipeline.watch import Lossy, all_done, is_echo
@@ -44,8 +45,10 @@ _FAREWELL_S = 5.0
 """How long workers may take to say what they have done, when it is known to be written."""
 
 
-async def run(options: RunOptions, observer: Observer) -> Verdict:
+async def run(options: RunOptions, observer: Observer, place: Place | None = None) -> Verdict:
     """Stream and reconstruct one scan; write volume, picture and quality figures.
+
+    The reconstruction workers are on this host, or where the placement that `place` opens has them.
 
     Raises
     ------
@@ -72,7 +75,11 @@ async def run(options: RunOptions, observer: Observer) -> Verdict:
         run_ = _Run(options, observer, folder)
         run_.progress.projections_total = description.projections
         try:
-            return await run_.main(has_truth=source.has_truth)
+            async with contextlib.AsyncExitStack() as stack:
+                if place is not None:
+                    site = Site(scratch=folder, shared=options.out.absolute(), mark=run_.mark)
+                    run_.placement = await stack.enter_async_context(place(site))
+                return await run_.main(has_truth=source.has_truth)
         finally:
             await run_.stop()
             scratch.kill_stragglers(run_.mark)
@@ -88,7 +95,8 @@ class _Run:
         self.progress = Progress()
         self.mark = scratch.new_mark()
         self.children: list[Child] = []
-        self.supervised: list[Supervised] = []
+        self.placement: Placement | None = None
+        self.supervised: list[Supervised | Worker] = []
         self.worker_progress: dict[int, Event] = {}
         self.worker_duplicates: dict[int, int] = {}
         self.steering: str | None = None
@@ -171,7 +179,7 @@ class _Run:
         self,
         daq: Child,
         distributor: Supervised,
-        workers: list[Supervised],
+        workers: Sequence[Supervised | Worker],
         quality: Child,
         session: tunnel.Tunnel,
     ) -> tuple[Event, Event]:
@@ -187,7 +195,7 @@ class _Run:
             if not streaming.done():
                 metering.result()  # it ends by raising only
             sent, received = streaming.result()
-            farewells = [asyncio.create_task(worker.child.finished()) for worker in workers]
+            farewells = [asyncio.create_task(worker.farewell()) for worker in workers]
             _, late = await asyncio.wait(farewells, timeout=_FAREWELL_S)
             for farewell in late:
                 farewell.cancel()
@@ -253,35 +261,64 @@ class _Run:
 
     async def _start_consumers(
         self, addresses: Sequence[str], truth: Path | None
-    ) -> tuple[Supervised, list[Supervised], Child]:
+    ) -> tuple[Supervised, Sequence[Supervised | Worker], Child]:
         """Start distributor, workers and quality stage at the consumer facility."""
-        options, store = self.options, self.folder / "store"
-        distributor = await self._start("distribute", commands.distribute(options, addresses, store))
-        address = str((await distributor.ready(_READY_TIMEOUT_S))["address"])
-        workers = [
-            await self._start(f"reconstruct {number}", self._worker_command(number, address))
-            for number in range(options.workers)
-        ]
-        ready = await asyncio.gather(*(worker.ready(_READY_TIMEOUT_S) for worker in workers))
-        publishers = [str(event["address"]) for event in ready]
+        placement = self.placement
+        key_file = None if placement is None else placement.key_file
+        listen = commands.LOOPBACK if placement is None else f"tcp://{placement.host}:0"
+
+        def distribute(listen: str) -> list[str]:
+            return commands.distribute(self.options, addresses, self.folder / "store", listen, key_file)
+
+        child = await self._start("distribute", distribute(listen))
+        address = str((await child.ready(_READY_TIMEOUT_S))["address"])
+        distributor = self._supervise(child, distribute(address))
+        workers: Sequence[Supervised | Worker]
+        if placement is None:
+            workers, publishers = await self._start_workers(address)
+        else:
+            workers, publishers = await self._place_workers(placement, address)
         quality = await self._start(
             "quality",
             commands.quality(
-                options,
+                self.options,
                 publishers,
                 truth,
                 projections=self.progress.projections_total,
                 stop_daq=self.steering,
+                key_file=key_file,
             ),
         )
-        return (
-            self._supervise(distributor, commands.distribute(options, addresses, store, listen=address)),
-            [
-                self._supervise(worker, self._worker_command(number, address, publish=publishers[number]))
-                for number, worker in enumerate(workers)
-            ],
-            quality,
-        )
+        return distributor, workers, quality
+
+    async def _start_workers(self, distributor: str) -> tuple[list[Supervised], list[str]]:
+        """Start the workers on this host; return them, and where they publish."""
+        workers = [
+            await self._start(f"reconstruct {number}", self._worker_command(number, distributor))
+            for number in range(self.options.workers)
+        ]
+        ready = await asyncio.gather(*(worker.ready(_READY_TIMEOUT_S) for worker in workers))
+        publishers = [str(event["address"]) for event in ready]
+        return [
+            self._supervise(worker, self._worker_command(number, distributor, publish=publishers[number]))
+            for number, worker in enumerate(workers)
+        ], publishers
+
+    async def _place_workers(self, placement: Placement, distributor: str) -> tuple[list[Worker], list[str]]:
+        """Have the workers started where the placement wants them; return them, and where they publish."""
+        self._phase("waiting for workers on other hosts")
+        workers = [
+            await placement.start(
+                f"reconstruct {number}",
+                commands.placed_reconstruct(self.options, distributor),
+                on_event=self._on_event,
+                on_warning=self._on_warning,
+            )
+            for number in range(self.options.workers)
+        ]
+        self.supervised += workers
+        ready = await asyncio.gather(*(worker.ready(placement.ready_timeout_s) for worker in workers))
+        return workers, [str(event["address"]) for event in ready]
 
     def _worker_command(self, number: int, distributor: str, publish: str = commands.LOOPBACK) -> list[str]:
         return commands.reconstruct(self.options, distributor, self.folder / f"part-{number}.h5", publish)
@@ -318,7 +355,7 @@ class _Run:
 
     # ------------------------------------------------------------------ watching
 
-    def _on_event(self, child: Child, event: Event) -> None:
+    def _on_event(self, child: Named, event: Event) -> None:
         progress, kind = self.progress, event.get("event")
         if kind not in ("progress", "done"):
             return
@@ -354,7 +391,7 @@ class _Run:
                 }
         self.observer(progress)
 
-    def _on_warning(self, child: Child | None, text: str) -> None:
+    def _on_warning(self, child: Named | None, text: str) -> None:
         self.progress.warnings.append(text if child is None else f"{child.name}: {text}")
         self.observer(self.progress)
 
@@ -376,6 +413,7 @@ class _Run:
             "step": options.step,
             "iterations": options.iterations,
             "refine": options.refine,
+            "total_variation": options.total_variation,
             "stripes": options.stripes,
             "zingers": options.zingers,
             "zinger_pixels": int(received["zinger_pixels"]),

@@ -42,6 +42,16 @@ class Supervised:
         self._start_again = start_again
         self._on_restart = on_restart
 
+    async def farewell(self) -> Event:
+        """Wait until the one that runs now has ended; start none in its place.
+
+        Raises
+        ------
+        StageError
+            It failed, or was killed.
+        """
+        return await self.child.finished()
+
     async def finished(self) -> Event:
         """Wait until it has ended by itself, and return its ``done`` event.
 

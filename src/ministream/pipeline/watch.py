@@ -70,11 +70,11 @@ async def all_done(
 
     Parameters
     ----------
-    watched : sequence of Child or Supervised
+    watched : sequence of Program
         Those that end by themselves.
     must_live : sequence of Child
         Those that have to be there until then.
-    may_end : sequence of Child or Supervised
+    may_end : sequence of Program
         Those that may end with success before.
 
     Raises

@@ -1,8 +1,12 @@
-"""Where results go: HDF5 volumes and pictures."""
+"""Where results go: HDF5 volumes, pictures, EPICS."""
 
-from ministream.sinks.atomic import check_writable, replacing
+from ministream.sinks.atomic import check_writable, output_error, replacing
+from ministream.sinks.live import LiveVolume
 from ministream.sinks.picture import write_picture
+from ministream.sinks.pva import SliceServer
 from ministream.sinks.volume import (
+    COMPRESSIONS,
+    DEFAULT_COMPRESSION,
     VolumeWriter,
     merge_volumes,
     read_volume,
@@ -11,9 +15,14 @@ from ministream.sinks.volume import (
 )
 
 __all__ = [
+    "COMPRESSIONS",
+    "DEFAULT_COMPRESSION",
+    "LiveVolume",
+    "SliceServer",
     "VolumeWriter",
     "check_writable",
     "merge_volumes",
+    "output_error",
     "read_volume",
     "replacing",
     "volume_attributes",

@@ -1,7 +1,8 @@
 """Reconstructed volumes in HDF5 files: ``/exchange/data`` (slice, y, x) float32, chunked and compressed.
 
 The layout is that of APS Data Exchange, so its readers open the result. Attributes of the dataset tell where
-it comes from. A file appears under its name when it is complete.
+it comes from. A file appears under its name when it is complete, and its attribute ``complete`` says so: one
+that is being written (`ministream.sinks.live`) has the same name, and is not taken for a result.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +29,10 @@ Attribute = str | int | float | bool | None
 FloatArray = npt.NDArray[np.float32]
 
 DATASET = "/exchange/data"
+COMPLETE = "complete"
+COMPRESSIONS = ("gzip", "zstd", "lz4", "none")
+"""All lossless. gzip: what every HDF5 reader can undo; zstd, lz4: faster, readers need hdf5plugin."""
+DEFAULT_COMPRESSION = "gzip"
 _SLICE_BEGIN = "slice_begin"
 _SLAB_BYTES = 64 << 20
 
@@ -41,9 +47,15 @@ class VolumeWriter:
         (slice, y, x) of the whole volume.
     attributes : mapping
         Provenance; None values are left out.
+    compression : str
+        One of `COMPRESSIONS`.
+    dataset : str
+        Where the volume is in the file.
 
     Raises
     ------
+    InputError
+        Shape or compression cannot be used.
     OutputError
         The file cannot be written: disk full, no permission, no such folder.
 
@@ -61,9 +73,13 @@ class VolumeWriter:
         shape: tuple[int, int, int],
         *,
         attributes: Mapping[str, Attribute] | None = None,
+        compression: str = DEFAULT_COMPRESSION,
+        dataset: str = DATASET,
     ) -> None:
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"a volume is (slice, y, x), not of shape {tuple(shape)}")
+        self._filters = filters(compression)
+        self._name = dataset
         self._path = Path(path)
         self._shape = shape
         self._attributes = dict(attributes or {})
@@ -120,28 +136,13 @@ class VolumeWriter:
             self._below.check()
 
     def _prepare(self) -> None:
-        file = self._file
-        file["implements"] = "exchange"
-        self._dataset = file.create_dataset(
-            DATASET,
-            shape=self._shape,
-            dtype="<f4",
-            chunks=(1, *self._shape[1:]),
-            # what every HDF5 reader can undo; shuffling makes floats compressible
-            compression="gzip",
-            compression_opts=1,
-            shuffle=True,
+        self._dataset = make_dataset(
+            self._file,
+            self._name,
+            self._shape,
+            {**self._attributes, COMPLETE: True},
+            **self._filters,
         )
-        attributes: dict[str, Attribute] = {
-            "axes": "slice:y:x",
-            "description": "reconstructed attenuation",
-            "units": "1/pixel",
-            "created_by": f"ministream {metadata.version('ministream')}",
-            **self._attributes,
-        }
-        for name, value in attributes.items():
-            if value is not None:
-                self._dataset.attrs[name] = value
 
     def _close_quietly(self) -> None:
         # after a failed write HDF5 may fail to close as well; the first error is the one to tell
@@ -159,15 +160,68 @@ class VolumeWriter:
             raise output_error(self._path, OSError(str(error))) from error
 
 
+def filters(compression: str) -> dict[str, Any]:
+    """Return what h5py must be told for a compression.
+
+    Raises
+    ------
+    InputError
+        It is unknown.
+    """
+    match compression:
+        case "gzip":
+            # shuffling makes floats compressible
+            return {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        case "zstd":
+            return {"compression": hdf5plugin.Bitshuffle(cname="zstd", clevel=3)}
+        case "lz4":
+            return {"compression": hdf5plugin.Bitshuffle(cname="lz4")}
+        case "none":
+            return {}
+        case _:
+            raise InputError(f"compression {compression!r} is not one of {', '.join(COMPRESSIONS)}")
+
+
+def make_dataset(
+    file: h5py.File, name: str, shape: tuple[int, int, int], attributes: Mapping[str, Attribute], **how: Any
+) -> h5py.Dataset:
+    """Make the dataset of a volume, a chunk a slice, with the attributes that say what it is."""
+    if name == DATASET:
+        file["implements"] = "exchange"
+    dataset = file.create_dataset(name, shape=shape, dtype="<f4", chunks=(1, *shape[1:]), **how)
+    described: dict[str, Attribute] = {
+        "axes": "slice:y:x",
+        "description": "reconstructed attenuation",
+        "units": "1/pixel",
+        "created_by": f"ministream {metadata.version('ministream')}",
+        **attributes,
+    }
+    for attribute, value in described.items():
+        if value is not None:
+            dataset.attrs[attribute] = value
+    return dataset
+
+
 def write_volume(
     path: str | os.PathLike[str],
-    volume: FloatArray,
+    volume: FloatArray | Sequence[FloatArray],
     *,
     attributes: Mapping[str, Attribute] | None = None,
+    compression: str = DEFAULT_COMPRESSION,
+    dataset: str = DATASET,
 ) -> None:
     """Write a whole volume (slice, y, x) float32 with `attributes`; an older file of that name is replaced.
 
     A worker's part has the attribute ``slice_begin``, by which `merge_volumes` finds its place.
+
+    Parameters
+    ----------
+    path : str or path
+    volume : (slice, y, x) float32, or a sequence of them
+        Several are written one behind the other.
+    attributes : mapping
+    compression, dataset : str
+        As for `VolumeWriter`.
 
     Raises
     ------
@@ -176,12 +230,16 @@ def write_volume(
     OutputError
         The file cannot be written.
     """
-    if volume.ndim != 3:
-        raise InputError(f"a volume is (slice, y, x), not of shape {volume.shape}")
-    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-    with VolumeWriter(path, shape, attributes=attributes) as writer:
-        for begin in range(0, shape[0], slab := _slab(shape)):
-            writer.write(begin, volume[begin : begin + slab])
+    volumes = [volume] if isinstance(volume, np.ndarray) else list(volume)
+    if not volumes or any(one.ndim != 3 or one.shape[1:] != volumes[0].shape[1:] for one in volumes):
+        raise InputError(f"a volume is (slice, y, x), not of shape {[one.shape for one in volumes]}")
+    shape = (sum(len(one) for one in volumes), volumes[0].shape[1], volumes[0].shape[2])
+    with VolumeWriter(path, shape, attributes=attributes, compression=compression, dataset=dataset) as writer:
+        begin = 0
+        for one in volumes:
+            for offset in range(0, len(one), slab := _slab(shape)):
+                writer.write(begin + offset, one[offset : offset + slab])
+            begin += len(one)
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[FloatArray, dict[str, Any]]:
@@ -293,9 +351,20 @@ def _reading(path: Path) -> Iterator[h5py.Dataset]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        if "SWMR" in str(error) or "already open" in str(error):
+            raise InputError(_not_complete(path)) from error
         raise InputError(f"{path} is not an HDF5 file, or damaged: {error}") from error
     with file:
         dataset = file.get(DATASET)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
             raise InputError(f"{path} has no volume (slice, y, x) at {DATASET}")
+        if not dataset.attrs.get(COMPLETE, True):
+            raise InputError(_not_complete(path))
         yield dataset
+
+
+def _not_complete(path: Path) -> str:
+    return (
+        f"{path} is not complete: its worker still writes it, or was ended before its time. To look at it "
+        "all the same, open it with h5py and swmr=True"
+    )

@@ -60,6 +60,18 @@ class Assignment:
             name=str(message.get("name", "")),
         )
 
+    def as_message(self) -> dict[str, Any]:
+        """Return the notice that it would be parsed from."""
+        return {
+            "slices_total": self.slices_total,
+            "columns": self.columns,
+            "projections": self.projections,
+            "blocks": [[slices.start, slices.stop, following] for slices, following in self.blocks],
+            "rotation_center": self.rotation_center,
+            "scan": self.scan,
+            "name": self.name,
+        }
+
 
 def _parsed_block(entry: object, slices: int, projections: int) -> tuple[range, int] | None:
     """Return the slices and the next projection of a block; None if it cannot be one."""

@@ -4,6 +4,9 @@ ZeroMQ PUB and SUB; a message is a `TImage` of dimensions (slice, y, x) with flo
 marker. Unlike projections, volumes may be left out: a viewer that is slow misses some. One that comes late
 gets the newest at once, and every viewer that is there gets the last one, and then the marker.
 
+A volume of more than `MESSAGE_BYTES` travels in pieces, each with the number of its first slice. So neither
+end needs room for the whole, and none is larger than a `TImage` can be. Without viewers nothing is made.
+
 A worker may be started again at the same address, and slices may move from one worker to another: the newest
 volume that holds a slice counts.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -22,8 +25,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ministream.errors import ConnectionFailed, PortInUse, ProtocolError
+from ministream.transport.link_key import Doorkeeper, LinkKey
 from ministream.transport.sockets import bound_address
-from ministream.wire.timage import decode_volume, encode_volume
+from ministream.wire.timage import VolumeUpdate, decode_volume, encode_volume
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +35,10 @@ FloatArray = npt.NDArray[np.float32]
 
 END_OF_DATA = b"end_data"
 """The mini-app's marker."""
+MESSAGE_BYTES = 64 << 20
+"""Most pixels of a message, but for one slice that is larger."""
 _QUEUE = 2
-"""Volumes that may wait for one viewer, on each side."""
+"""Messages that may wait for one viewer, on each side."""
 _LAST_WORDS_S = 5.0
 """How long a slow viewer is waited for when the last volume goes out."""
 COME_BACK_S = 20.0
@@ -71,6 +77,8 @@ class VolumePublisher:
         ``tcp://host:port``; port 0 takes a free one.
     interval_s : float
         Least time between two volumes.
+    key : LinkKey or None
+        Let only viewers in who have it, and encrypt; None for everybody, in the clear.
 
     Attributes
     ----------
@@ -85,20 +93,25 @@ class VolumePublisher:
         The address cannot be bound.
     """
 
-    def __init__(self, address: str, *, interval_s: float = 0.5) -> None:
+    def __init__(self, address: str, *, interval_s: float = 0.5, key: LinkKey | None = None) -> None:
         self._interval_s = interval_s
         self._published_at = float("-inf")
-        self._newest: memoryview | None = None
+        self._viewers = False
+        self._turn = 0
         self._context = zmq.Context()
+        self._doorkeeper = Doorkeeper(self._context, key)
         # XPUB, because it tells when somebody subscribes, and when somebody is too slow
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._socket.setsockopt(zmq.LINGER, int(_LAST_WORDS_S * 1000))
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        if key is not None:
+            key.protect_listening(self._socket)
         try:
             self.address = bind(self._socket, address)
         except ConnectionFailed:
+            self._doorkeeper.close()
             self._context.destroy(linger=0)
             raise
 
@@ -109,12 +122,21 @@ class VolumePublisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close(linger=0 if kind else int(_LAST_WORDS_S * 1000))
+        self._doorkeeper.close()
         self._context.term()
 
     def offer(
-        self, volumes: Sequence[FloatArray], *, slice_begin: int, projections: int, rotation_center: float
+        self,
+        volumes: Sequence[FloatArray],
+        *,
+        slice_begin: int,
+        projections: int,
+        rotation_center: float,
+        due: bool | None = None,
     ) -> None:
-        """Publish a volume if it is time for one; tell those who are new the newest one. Does not wait.
+        """Publish a volume if it is time for one, or somebody has come. Does not wait.
+
+        Of a volume in pieces those that viewers are too slow for come first next time.
 
         Parameters
         ----------
@@ -126,66 +148,88 @@ class VolumePublisher:
             How many it is made from.
         rotation_center : float
             Column index.
+        due : bool or None
+            Whether it is time for one; None goes by `interval_s`.
         """
-        if time.monotonic() - self._published_at >= self._interval_s:
-            self._published_at = time.monotonic()
-            self._newest = self._encode(volumes, slice_begin, projections, rotation_center)
-            self._somebody_came()
-            self._send(self._newest, timeout_s=0)
-        elif self._somebody_came() and self._newest is not None:
-            self._send(self._newest, timeout_s=0)
+        if due is None:
+            due = time.monotonic() - self._published_at >= self._interval_s
+        came = self._somebody_came()
+        if not self._viewers or not (came or due):
+            return
+        self._published_at = time.monotonic()
+        pieces = _pieces(volumes, slice_begin)
+        for place in range(len(pieces)):
+            begin, piece = pieces[(self._turn + place) % len(pieces)]
+            message = encode_volume(
+                piece, slice_begin=begin, projections=projections, rotation_center=rotation_center
+            )
+            if not self._send(message, timeout_s=0):
+                self._turn = (self._turn + place) % len(pieces)
+                return
 
     def finish(
         self, volumes: Sequence[FloatArray], *, slice_begin: int, projections: int, rotation_center: float
     ) -> None:
         """Publish the last volume, and that it is the last."""
-        last = self._encode(volumes, slice_begin, projections, rotation_center)
-        self._send(last, timeout_s=_LAST_WORDS_S)
+        self._somebody_came()
+        for begin, piece in _pieces(volumes, slice_begin) if self._viewers else ():
+            message = encode_volume(
+                piece, slice_begin=begin, projections=projections, rotation_center=rotation_center
+            )
+            self._send(message, timeout_s=_LAST_WORDS_S)
         self._send(END_OF_DATA, timeout_s=_LAST_WORDS_S)
-
-    @staticmethod
-    def _encode(
-        volumes: Sequence[FloatArray], slice_begin: int, projections: int, rotation_center: float
-    ) -> memoryview:
-        return encode_volume(
-            volumes[0] if len(volumes) == 1 else np.concatenate(volumes),
-            slice_begin=slice_begin,
-            projections=projections,
-            rotation_center=rotation_center,
-        )
 
     def _somebody_came(self) -> bool:
         """Read the notes that somebody has come or gone; tell whether somebody has come."""
         somebody = False
         while self._socket.poll(0, zmq.POLLIN):
-            somebody |= self._socket.recv()[:1] == b"\x01"
+            # it tells of everybody who comes, and of the last one who goes
+            self._viewers = self._socket.recv()[:1] == b"\x01"
+            somebody |= self._viewers
         return somebody
 
-    def _send(self, message: bytes | memoryview, *, timeout_s: float) -> None:
+    def _send(self, message: bytes | memoryview, *, timeout_s: float) -> bool:
+        """Send a message; tell whether no viewer was too slow for it."""
         self._socket.setsockopt(zmq.SNDTIMEO, int(timeout_s * 1000))
         try:
             self._socket.send(message)
         except zmq.Again:
             logger.debug("a viewer is slow: a volume is left out")
+            return False
+        return True
+
+
+def _pieces(volumes: Sequence[FloatArray], slice_begin: int) -> list[tuple[int, FloatArray]]:
+    """Return the first slice and the slices of each message; volumes are views, unless all is one message."""
+    if sum(volume.nbytes for volume in volumes) <= MESSAGE_BYTES:
+        return [(slice_begin, volumes[0] if len(volumes) == 1 else np.concatenate(volumes))]
+    return list(_cut(volumes, slice_begin))
+
+
+def _cut(volumes: Sequence[FloatArray], begin: int) -> Iterator[tuple[int, FloatArray]]:
+    for volume in volumes:
+        at_once = max(1, MESSAGE_BYTES // (volume.nbytes // len(volume)))
+        for first in range(0, len(volume), at_once):
+            yield begin + first, volume[first : first + at_once]
+        begin += len(volume)
 
 
 class _Source:
     """One worker, as its viewer sees it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: LinkKey | None) -> None:
         self.address = address
         self.connected = False
         self.ended = False
-        self.volume: FloatArray | None = None
-        self.slice_begin = 0
-        self.projections = 0
-        self.came_s = 0.0
+        self.pieces: list[tuple[float, VolumeUpdate]] = []  # and when they came; the newest last
         self.gone_at_s: float | None = None
         self.socket = context.socket(zmq.SUB)
         self.monitor = self.socket.get_monitor_socket(_CONNECTED | _GONE)
         self.socket.setsockopt(zmq.RCVHWM, _QUEUE)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        if key is not None:
+            key.protect_connecting(self.socket)
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
@@ -200,22 +244,28 @@ class _Source:
             gone = event["event"] == _GONE
             if not gone:
                 self.gone_at_s = None
-        message: bytes | None = None
+        news = False
         while not self.ended and self.socket.poll(0):
             received = self.socket.recv()
             if received == END_OF_DATA:
                 self.ended = True
             else:
-                message = received
+                self._take(decode_volume(received))
+                news = True
         if gone and self.connected and not self.ended and self.gone_at_s is None:
             logger.warning("%s has gone before its last volume", self.address)
             self.gone_at_s = time.monotonic()
-        if message is None:
-            return False
-        update = decode_volume(message)
-        self.volume, self.projections = update.volume, update.projections
-        self.slice_begin, self.came_s = update.slice_begin, time.monotonic()
-        return True
+        return news
+
+    def _take(self, update: VolumeUpdate) -> None:
+        """Keep a piece, and those before it that it does not cover."""
+        end = update.slice_begin + len(update.volume)
+        self.pieces = [
+            (came_s, piece)
+            for came_s, piece in self.pieces
+            if piece.slice_begin < update.slice_begin or piece.slice_begin + len(piece.volume) > end
+        ]
+        self.pieces.append((time.monotonic(), update))
 
     @property
     def over(self) -> bool:
@@ -236,6 +286,8 @@ class VolumeSubscriber:
     ----------
     addresses : sequence of str
         Publishers, in any order.
+    key : LinkKey or None
+        Look only at publishers who have it; None at those that encrypt nothing.
 
     Raises
     ------
@@ -243,12 +295,12 @@ class VolumeSubscriber:
         An address is none.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], *, key: LinkKey | None = None) -> None:
         self._context = zmq.Context()
         self._sources: list[_Source] = []
         try:
             for address in addresses:
-                self._sources.append(_Source(self._context, address))
+                self._sources.append(_Source(self._context, address, key))
         except ConnectionFailed:
             self.close()
             raise
@@ -302,22 +354,19 @@ class VolumeSubscriber:
     @property
     def complete(self) -> bool:
         """Whether every publisher that is there has sent a volume, and together they have no gap."""
-        waited_for = [source for source in self._sources if source.volume is None and not source.over]
-        sources = sorted(self._with_volume, key=lambda source: source.slice_begin)
-        position = sources[0].slice_begin if sources else 0
-        for source in sources:
-            if source.slice_begin > position:
+        if any(not source.pieces and not source.over for source in self._sources):
+            return False
+        pieces = sorted((piece for _, piece in self._pieces), key=lambda piece: piece.slice_begin)
+        position = pieces[0].slice_begin if pieces else 0
+        for piece in pieces:
+            if piece.slice_begin > position:
                 return False
-            position = max(position, source.slice_begin + len(self._volume(source)))
-        return bool(sources) and not waited_for
+            position = max(position, piece.slice_begin + len(piece.volume))
+        return bool(pieces)
 
     @property
-    def _with_volume(self) -> list[_Source]:
-        return [source for source in self._sources if source.volume is not None]
-
-    @staticmethod
-    def _volume(source: _Source) -> FloatArray:
-        return np.zeros((0, 0, 0), np.float32) if source.volume is None else source.volume
+    def _pieces(self) -> list[tuple[float, VolumeUpdate]]:
+        return [piece for source in self._sources for piece in source.pieces]
 
     def assemble(self) -> tuple[FloatArray, int]:
         """Return the slices, (slice, y, x) float32, and of how many projections the least advanced are made.
@@ -329,19 +378,16 @@ class VolumeSubscriber:
         ProtocolError
             The workers' slices differ in size.
         """
-        sources = sorted(self._with_volume, key=lambda source: source.came_s)
-        volumes = [self._volume(source) for source in sources]
-        if len({volume.shape[1:] for volume in volumes}) > 1:
-            shapes = ", ".join(str(volume.shape) for volume in volumes)
+        pieces = [piece for _, piece in sorted(self._pieces, key=lambda entry: entry[0])]
+        if len({piece.volume.shape[1:] for piece in pieces}) > 1:
+            shapes = ", ".join(str(piece.volume.shape) for piece in pieces)
             raise ProtocolError(f"volumes of shapes {shapes} are not parts of one: are the addresses right?")
-        slices = max(
-            source.slice_begin + len(volume) for source, volume in zip(sources, volumes, strict=True)
-        )
-        first = min(source.slice_begin for source in sources)
-        whole = np.zeros((slices - first, *volumes[0].shape[1:]), np.float32)
+        slices = max(piece.slice_begin + len(piece.volume) for piece in pieces)
+        first = min(piece.slice_begin for piece in pieces)
+        whole = np.zeros((slices - first, *pieces[0].volume.shape[1:]), np.float32)
         projections = np.zeros(slices - first, np.int64)
-        for source, volume in zip(sources, volumes, strict=True):
+        for piece in pieces:
             # the newest last
-            part = slice(source.slice_begin - first, source.slice_begin - first + len(volume))
-            whole[part], projections[part] = volume, source.projections
+            part = slice(piece.slice_begin - first, piece.slice_begin - first + len(piece.volume))
+            whole[part], projections[part] = piece.volume, piece.projections
         return whole, int(projections.min())

@@ -43,16 +43,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ministream.errors import ConnectionFailed, InputError, ProtocolError
 from ministream.frames import ScanDescription
 from ministream.kernels import stripes, zingers
 from ministream.stages.calibration import Calibrator, warm_up
 from ministream.stages.correction import Corrector
+from ministream.stages.distributor_memory import shares_of
 from ministream.stages.ranks import Ranks
 from ministream.stages.steering import ENDED_EARLY
 from ministream.stages.store import ScanStore
+from ministream.stages.syncing import Syncing
 from ministream.stages.workers import Workers
 from ministream.stages.zingers import ZingerRemover
 from ministream.transport import (
@@ -60,10 +60,10 @@ from ministream.transport import (
     RECONNECT_TIMEOUT_S,
     Ended,
     Inlet,
+    LinkKey,
     Message,
     Notice,
     Outlet,
-    credits_for,
     wait_any,
 )
 from ministream.transport.flow import Party
@@ -112,6 +112,10 @@ class DistributeOptions:
         How long another worker may take to come back before its slices are given to others.
     state_dir : Path or None
         Where to keep the scan, so that a distributor that was killed can be started again.
+    memory : int or None
+        Bytes that this process may use, but for the scan's files; None for a share of what is free.
+    link_key : LinkKey or None
+        Serve only workers who have it, and encrypt what they get.
     """
 
     connect: Sequence[str]
@@ -126,6 +130,8 @@ class DistributeOptions:
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
     worker_timeout_s: float = 15.0
     state_dir: Path | None = None
+    memory: int | None = None
+    link_key: LinkKey | None = None
 
 
 def run(options: DistributeOptions, report: Report, stop: threading.Event) -> None:
@@ -168,6 +174,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 options.listen,
                 description={"stage": "distribute"},
                 reconnect_timeout_s=options.reconnect_timeout_s,
+                key=options.link_key,
             )
         )
         ready = {"event": "ready", "address": outlet.address}
@@ -214,9 +221,11 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             stack.enter_context(store)
         elif store.count:
             logger.warning("going on with %s after %d projections", store.description.name, store.count)
-        if options.credits is None:
-            frame = store.description
-            inlet.grant(credits_for(frame.rows * frame.columns * np.dtype(frame.pixel_type).itemsize))
+        if options.state_dir is not None:
+            stack.enter_context(Syncing(store))
+        shares = shares_of(store.description, options.memory, options.credits)
+        workers.under_way_bytes = shares.under_way_bytes
+        inlet.grant(shares.credits)
         calibrator = stack.enter_context(
             Calibrator(
                 store.attenuation,
@@ -357,7 +366,13 @@ class _Distribution:
 
     def _take(self, message: Message) -> None:
         frame = timage.decode(message.payload, self._description.pixel_type)
-        if frame.sequence < self._store.next_sequence:
+        expected = self._store.next_sequence
+        if self._store.shortened and frame.sequence > expected:
+            raise InputError(
+                f"frames {expected} to {frame.sequence - 1} had been acknowledged when this host went down, "
+                "and were not on the disk: start the scan again"
+            )
+        if frame.sequence < expected:
             self._duplicates += 1
         else:
             corrector = self._corrector

@@ -28,6 +28,7 @@ from ministream.stages.broadcast import VolumeSubscriber
 from ministream.stages.convergence import Checkpoint, Convergence, least_share
 from ministream.stages.judging import judge, read_finite, region
 from ministream.stages.steering import ask_to_finish
+from ministream.transport import LinkKey
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class QualityOptions:
         Where the DAQ takes steering requests; it is asked to end its scan when there have been enough.
     plot : Path or None
         Where to draw the figures over the projections, at the end.
+    link_key : LinkKey or None
+        That of the workers, if they have one.
     """
 
     connect: Sequence[str]
@@ -78,6 +81,7 @@ class QualityOptions:
     tolerance: float = 0.02
     stop_daq: str | None = None
     plot: Path | None = None
+    link_key: LinkKey | None = None
 
 
 def run(options: QualityOptions, report: Report, stop: threading.Event) -> None:
@@ -105,7 +109,7 @@ def run(options: QualityOptions, report: Report, stop: threading.Event) -> None:
     if options.plot is not None:
         check_chart(options.plot)
     live = _Live(options, report)
-    with VolumeSubscriber(options.connect) as subscriber:
+    with VolumeSubscriber(options.connect, key=options.link_key) as subscriber:
         live.run(subscriber, stop)
     live.plot()
 

@@ -1,8 +1,11 @@
 """What a distributor keeps of a scan: every corrected projection, and what it needs to go on after a kill.
 
-Files that are mapped into memory: what has been written is the kernel's, and survives the process (not the
-host). Everything is written before the number that says that it is there, so a process that is killed at any
-moment leaves a store that is whole. Nothing grows: all the room is taken at the beginning.
+Files that are mapped into memory: what has been written is the kernel's, and survives the process. Everything
+is written before the number that says that it is there, so a process that is killed at any moment leaves a
+store that is whole. Nothing grows: all the room is taken at the beginning.
+
+The host is survived by what `ScanStore.sync` has put on the disk. Whether a store was left by a process or by
+a host that went down, the kernel's boot id tells: after a kill everything counts, otherwise what was synced.
 
 ``scan.json``
     What the scan is, whose it is, and the name of the flow from the DAQ.
@@ -14,6 +17,8 @@ moment leaves a store that is whole. Nothing grows: all the room is taken at the
     Sum, least and most of flat and dark fields, twice: one is valid while the other is written.
 ``counts``
     How many projections are there, which sums are valid, and how many fields they are of.
+``durable.json``
+    These counts as they were when everything that they count was on the disk.
 """
 
 from __future__ import annotations
@@ -22,10 +27,13 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
+import threading
 import uuid
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +43,9 @@ import numpy.typing as npt
 
 from ministream.errors import InputError, OutputError, ProtocolError
 from ministream.frames import ScanDescription
+from ministream.sinks import output_error, replacing
+
+logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -44,6 +55,8 @@ _PROJECTIONS, _GENERATION, _ENDED = 0, 1, 2
 # for each of the two generations: flat fields, dark fields, number of the next frame
 _FIELDS = 4
 _COUNTS = _FIELDS + 2 * 3
+_DURABLE = "durable.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ScanStore:
@@ -63,6 +76,8 @@ class ScanStore:
     attenuation : (projection, row, column) float32
         Those up to `count` are there, and never change.
     angles_rad : (projection,) float64
+    shortened : bool
+        Its host went down, and what had not reached the disk by then is missing.
     """
 
     def __init__(self, folder: Path, content: dict[str, Any], *, lock: int | None) -> None:
@@ -77,6 +92,8 @@ class ScanStore:
             np.memmap(folder / name, dtype, "r+", shape=shape) for name, (dtype, shape) in shapes.items()
         )
         self.angles_rad: npt.NDArray[np.float64] = self._views["angle_rad"]
+        self.shortened = False
+        self._files = threading.Lock()
 
     @classmethod
     def create(
@@ -94,6 +111,7 @@ class ScanStore:
             "scan": uuid.uuid4().hex,
             "flow": flow,
             "sender": sender,
+            "boot": _boot_id(),
             "description": description.as_mapping(),
         }
         temporary = folder is None
@@ -103,10 +121,9 @@ class ScanStore:
             if not temporary:
                 where.mkdir(parents=True, exist_ok=True)
                 lock = _lock(where)
+            (where / _DURABLE).unlink(missing_ok=True)
             _make_room(where, description)
-            draft = where / "scan.json.new"
-            draft.write_text(json.dumps(content), encoding="utf-8")
-            draft.replace(where / "scan.json")
+            _write(where, content)
             store = cls(where, content, lock=lock)
         except OSError as error:
             _release(lock)
@@ -138,7 +155,11 @@ class ScanStore:
             return None
         lock = _lock(folder)
         try:
-            return cls(folder, _read(path), lock=lock)
+            content = _read(path)
+            store = cls(folder, content, lock=lock)
+            if content.get("boot") != _boot_id():
+                store._shorten(folder)
+                _write(folder, content | {"boot": _boot_id()})
         except BaseException as error:
             _release(lock)
             if isinstance(error, OSError):
@@ -146,6 +167,57 @@ class ScanStore:
             if isinstance(error, ValueError | KeyError | ProtocolError):
                 raise InputError(f"{folder} holds no scan that can go on ({error}): remove it") from error
             raise
+        return store
+
+    def _shorten(self, folder: Path) -> None:
+        """Go back to what was on the disk when the host went down."""
+        try:
+            durable = json.loads((folder / _DURABLE).read_text(encoding="utf-8"))
+            counts = [int(number) for number in durable["counts"]]
+        except FileNotFoundError:
+            counts = []
+        if len(counts) != _COUNTS or not 0 <= counts[_PROJECTIONS] <= self.description.projections:
+            raise InputError(
+                f"{folder} was left when this host went down, before anything of it was on the disk: remove "
+                "it"
+            )
+        before = self.count
+        self._counts[:] = counts
+        if zlib.crc32(self._fields[counts[_GENERATION] % 2].tobytes()) != durable["fields"]:
+            raise InputError(
+                f"{folder} was left when this host went down while flat or dark fields came: remove it"
+            )
+        self.shortened = True
+        logger.warning(
+            "this host was down since: %d projections of %s are on the disk (%d had come)",
+            *(self.count, self.description.name, max(before, self.count)),
+        )
+
+    def sync(self) -> None:
+        """Put what is there on the disk, so that it is there after a power cut. For one thread, any one.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        with self._files:
+            if self._folder is not None:
+                self._sync(self._folder)
+
+    def _sync(self, folder: Path) -> None:
+        # before the files: what is counted by now is in them
+        counts = self._counts.tolist()
+        fields = zlib.crc32(self._fields[counts[_GENERATION] % 2].tobytes())
+        try:
+            for name in _shapes(self.description):
+                if name != "counts":
+                    _sync(folder / name, os.O_RDWR)
+            with replacing(folder / _DURABLE) as draft:
+                draft.write_text(json.dumps({"counts": counts, "fields": fields}), encoding="utf-8")
+            _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise output_error(folder, error) from error
 
     def __enter__(self) -> ScanStore:
         return self
@@ -229,14 +301,45 @@ class ScanStore:
 
     # ------------------------------------------------------------------ the end
 
+    @property
+    def removed(self) -> bool:
+        """Whether there is nothing to be kept: the scan is done, or the files have no name."""
+        return self._folder is None
+
     def remove(self) -> None:
         """Remove the files: the scan is done. The folder stays if something else is in it."""
-        if self._folder is None:
+        with self._files:
+            folder, self._folder = self._folder, None
+        if folder is None:
             return
-        for name in ("scan.json", *_shapes(self.description), "lock"):
-            (self._folder / name).unlink(missing_ok=True)
+        for name in ("scan.json", _DURABLE, *_shapes(self.description), "lock"):
+            (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or not ours
-            self._folder.rmdir()
+            folder.rmdir()
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    draft = folder / "scan.json.new"
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    _sync(draft, os.O_RDWR)
+    draft.replace(folder / "scan.json")
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        # without it, no power cut can be told from a kill
+        return ""
 
 
 def _read(path: Path) -> dict[str, Any]:

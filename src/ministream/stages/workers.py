@@ -8,7 +8,9 @@ both sides know of each other follows from the order of the stream.
 
 When a worker comes or goes, the slices are shared out again (`ministream.partition.share_slices`); what a
 worker keeps goes on as it was. A worker whose connections are lost is waited for; its slices go to others
-when that takes too long, or when a new worker comes, which takes its place.
+when that takes too long, or when a new worker comes, which takes its place. One that was started again with a
+checkpoint (`ministream.stages.checkpoint`) says which worker it was, takes that one's place at once, and goes
+on with the slices that it has. Nobody gets more slices than there is memory for (`ministream.stages.memory`).
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ministream.errors import ConnectionFailed, StageError
+from ministream.errors import ConnectionFailed, InputError, StageError
 from ministream.frames import Frame, FrameKind
 from ministream.partition import NOTHING, overlap, share_slices
 from ministream.stages.calibration import Calibration
+from ministream.stages.memory import advice, room_of
 from ministream.stages.store import ScanStore
 from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
 from ministream.wire import timage
@@ -55,6 +58,8 @@ class _Worker:
         Projections that it has been sent and not acknowledged.
     finishing, written : bool
         It has been told that it has everything; it has said that its slices are written.
+    attributes : mapping
+        What it has said at joining.
     """
 
     flow: str
@@ -66,6 +71,7 @@ class _Worker:
     finishing: bool = False
     written: bool = False
     lost_at_s: float | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def slices(self) -> range:
@@ -104,18 +110,23 @@ class Workers:
     ----------
     joined, lost : int
         How many have come; how many have gone before the end, or were given up.
+    under_way_bytes : int or None
+        Pixels that they may have been sent and not acknowledged, together; None for no limit. Each may have
+        one projection.
     """
 
     def __init__(self, outlet: Outlet, size: int, *, worker_timeout_s: float, patience_s: float) -> None:
         self.outlet = outlet
         self.size = size
         self.joined = self.lost = 0
+        self.under_way_bytes: int | None = None
         self._worker_timeout_s = worker_timeout_s
         self._patience_s = patience_s
         self._workers: dict[str, _Worker] = {}
         self._gone_after_writing: list[_Worker] = []
         self._store: ScanStore | None = None
         self._began_s = self._nobody_since_s = time.monotonic()
+        self._short_since_s: float | None = None
         self._begun = self._changed = self._finished = False
         self._calibration: Calibration | None = None
         self._center: float | None = None
@@ -140,8 +151,10 @@ class Workers:
 
         Raises
         ------
+        InputError
+            The scan does not fit into the memory of the workers that it begins with.
         StageError
-            There has been no worker for too long.
+            There has been no worker for too long, or too few for all slices.
         """
         for event in self.outlet.poll(timeout_s):
             self._take(event)
@@ -152,8 +165,7 @@ class Workers:
         if not self._begun and (self.enough or (self._workers and waited_s > self._worker_timeout_s)):
             self._begun = self._changed = True
         if self._begun and self._changed and self._workers:
-            self._changed = False
-            self._share(self._store)
+            self._changed = not self._share(self._store)
         if self._workers:
             self._nobody_since_s = time.monotonic()
         elif self._begun and self.size and time.monotonic() - self._nobody_since_s > self._patience_s:
@@ -178,9 +190,17 @@ class Workers:
             self.outlet.dismiss(flow, "the scan has ended")
             return
         self.joined += 1
+        before = self._workers.get(str(attributes.get("replaces")))
+        if before is not None and before.flow != flow:
+            self._give_up(before, f"worker {flow} was started in its place, with its checkpoint")
         interrupted = [worker for worker in self._workers.values() if self.outlet.is_interrupted(worker.flow)]
         output = attributes.get("output")
-        worker = _Worker(flow, output if isinstance(output, str) else None, self._held(attributes))
+        worker = _Worker(
+            flow,
+            output if isinstance(output, str) else None,
+            self._held(attributes),
+            attributes=attributes,
+        )
         self._workers[flow] = worker
         logger.info("worker %s has joined with %s, %d are there", flow, worker.slices, len(self._workers))
         if self._begun and interrupted and not worker.blocks:
@@ -226,7 +246,7 @@ class Workers:
             )
 
     def _give_up(self, worker: _Worker, reason: str) -> None:
-        self.outlet.dismiss(worker.flow, "it was away for too long")
+        self.outlet.dismiss(worker.flow, reason)
         self._remove(worker, reason)
 
     def _give_up_lost(self) -> None:
@@ -246,10 +266,16 @@ class Workers:
 
     # ------------------------------------------------------------------ who has what
 
-    def _share(self, store: ScanStore) -> None:
-        workers = list(self._workers.values())
+    def _share(self, store: ScanStore) -> bool:
+        """Give every worker its slices; False if there is no room for all, and everything stays as it is."""
+        workers, rows = list(self._workers.values()), store.description.rows
+        room = [self._room(worker, store) for worker in workers]
+        if sum(rows if most is None else most for most in room) < rows:
+            self._wait_for_room(store, room)
+            return False
+        self._short_since_s = None
         self._gone_after_writing.clear()
-        shares = share_slices(store.description.rows, [worker.slices for worker in workers])
+        shares = share_slices(rows, [worker.slices for worker in workers], room)
         for worker, share in zip(workers, shares, strict=True):
             blocks = _continued(worker.blocks, share)
             if worker.assigned and blocks == worker.blocks:
@@ -260,6 +286,37 @@ class Workers:
             self._notify(worker, self._assignment(store, blocks))
             if self._calibration is not None and blocks:
                 self._notify(worker, *_notice(self._calibration, worker.slices))
+        return True
+
+    @staticmethod
+    def _room(worker: _Worker, store: ScanStore) -> int | None:
+        description = store.description
+        return room_of(
+            worker.attributes,
+            columns=description.columns,
+            projections=description.projections,
+            most=description.rows,
+        )
+
+    def _wait_for_room(self, store: ScanStore, room: Sequence[int | None]) -> None:
+        """Refuse a scan that does not fit; one that has begun waits for another worker."""
+        rows, now_s = store.description.rows, time.monotonic()
+        fit = sum(most or 0 for most in room)
+        told = (
+            f"{rows} slices of {store.description.name} ({store.description.columns} columns, "
+            f"{store.description.projections} projections) do not fit into the memory of "
+            f"{len(room)} worker{'s' if len(room) > 1 else ''}, which have room for {fit}: "
+            + ", ".join(
+                f"{most} at {worker.flow}" for worker, most in zip(self._workers.values(), room, strict=True)
+            )
+        )
+        if not any(worker.assigned for worker in self._workers.values()) and not store.count:
+            raise InputError(f"{told}. {advice(rows, fit // len(room))}")
+        if self._short_since_s is None:
+            self._short_since_s = now_s
+            logger.warning("%s; waiting %g s for another worker", told, self._patience_s)
+        elif now_s - self._short_since_s > self._patience_s:
+            raise StageError(f"{told}, and no other has come for {self._patience_s:g} s")
 
     def _assignment(self, store: ScanStore, blocks: list[Block]) -> dict[str, Any]:
         description = store.description
@@ -293,12 +350,27 @@ class Workers:
         store = self._store
         if store is None or not self._begun:
             return False
+        row_bytes = 4 * store.description.columns
+        room = None
+        if self.under_way_bytes is not None:
+            kept = sum(len(worker.on_their_way) * len(worker.slices) for worker in self._workers.values())
+            room = self.under_way_bytes - kept * row_bytes
         # each has its turn, whatever the others need
-        more = [self._feed(worker, store) for worker in self._present if worker.assigned]
-        return any(more)
+        more = False
+        for worker in self._present:
+            if not worker.assigned:
+                continue
+            # who has nothing gets something
+            least = 0 if worker.on_their_way else 1
+            count = _AT_ONCE
+            if room is not None:
+                count = min(_AT_ONCE, max(least, room // max(1, len(worker.slices) * row_bytes)))
+                room -= count * len(worker.slices) * row_bytes
+            more |= self._feed(worker, store, count) and count == _AT_ONCE
+        return more
 
-    def _feed(self, worker: _Worker, store: ScanStore) -> bool:
-        for _ in range(_AT_ONCE):
+    def _feed(self, worker: _Worker, store: ScanStore, count: int) -> bool:
+        for _ in range(count):
             projection = min((block.next for block in worker.blocks), default=store.count)
             if projection == store.count or not self.outlet.can_send(worker.flow):
                 return False

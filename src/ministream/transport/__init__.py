@@ -14,6 +14,7 @@ from ministream.transport.flow import (
     wait_any,
 )
 from ministream.transport.inlet import Inlet
+from ministream.transport.link_key import LinkKey, is_loopback, link_key_for
 from ministream.transport.outlet import Outlet
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "Inlet",
     "Joined",
     "Left",
+    "LinkKey",
     "Message",
     "Notice",
     "Outlet",
     "credits_for",
+    "is_loopback",
+    "link_key_for",
     "wait_any",
 ]

@@ -21,6 +21,7 @@ import zmq
 from ministream.errors import ConnectionFailed, FlowUnknown, InputError, ProtocolError
 from ministream.transport.flow import RECONNECT_TIMEOUT_S, Deadline, Ended, Message, Notice
 from ministream.transport.incoming import IncomingConnection
+from ministream.transport.link_key import LinkKey
 from ministream.transport.sockets import make_dealer
 from ministream.wire import messages
 
@@ -53,6 +54,8 @@ class Inlet:
         How often an idle connection is tried, and after how much silence it is lost.
     reconnect_timeout_s : float
         How long the sender is waited for when all connections are lost; 0 gives up at once.
+    key : LinkKey or None
+        Take only a sender who has it, and encrypt; None for anybody, in the clear.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class Inlet:
         heartbeat_s: float = 1.0,
         silence_limit_s: float = 10.0,
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+        key: LinkKey | None = None,
     ) -> None:
         if not 1 <= len(addresses) <= messages.CONNECTIONS_LIMIT:
             raise InputError(f"{len(addresses)} addresses: 1 to {messages.CONNECTIONS_LIMIT} are needed")
@@ -113,7 +117,7 @@ class Inlet:
         try:
             for index, address in enumerate(addresses):
                 dealer = make_dealer(
-                    self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s
+                    self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s, key=key
                 )
                 self._connections.append(IncomingConnection(address, index, dealer))
         except BaseException:
@@ -437,7 +441,12 @@ class Inlet:
         return f"flow {self.flow!r} from {', '.join(c.address for c in self._connections)}"
 
     def _no_answer(self, timeout_s: float | None) -> ConnectionFailed:
-        silent = next(c.address for c in self._connections if not c.welcome)
+        silent, monitor = next((c.address, c.monitor) for c in self._connections if not c.welcome)
+        if monitor.keys_differ:
+            return ConnectionFailed(
+                f"flow {self.flow!r}: who answers at {silent} has another link key, or one of the two has "
+                "none; give both the same --link-key"
+            )
         limit_s = self._connect_timeout_s if timeout_s is None else timeout_s
         return ConnectionFailed(
             f"flow {self.flow!r}: nobody has answered at {silent} for {limit_s:g} s; "

@@ -22,6 +22,7 @@ import zmq
 
 from ministream.errors import ConnectionFailed, ProtocolError
 from ministream.transport.flow import RECONNECT_TIMEOUT_S, Acknowledged, Deadline, FlowEvent, Joined, Left
+from ministream.transport.link_key import Doorkeeper, LinkKey
 from ministream.transport.outgoing import Connection, Flow
 from ministream.transport.sockets import ConnectionMonitor, bound_address, make_router
 from ministream.wire import messages
@@ -48,6 +49,8 @@ class Outlet:
         How often an idle connection is tried, and after how much silence it is lost.
     reconnect_timeout_s : float
         How long a receiver whose connections are lost is waited for.
+    key : LinkKey or None
+        Take only receivers who have it, and encrypt; None for everybody, in the clear.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class Outlet:
         heartbeat_s: float = 1.0,
         silence_limit_s: float = 10.0,
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+        key: LinkKey | None = None,
     ) -> None:
         self._sender = uuid.uuid4().hex
         self._reconnect_timeout_s = reconnect_timeout_s
@@ -83,11 +87,13 @@ class Outlet:
         self._probe_until_s = 0.0
         self._probed_at_s = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._doorkeeper = Doorkeeper(self._context, key)
         try:
             self.socket = make_router(
-                self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s
+                self._context, address, heartbeat_s=heartbeat_s, silence_limit_s=silence_limit_s, key=key
             )
         except BaseException:
+            self._doorkeeper.close()
             self._context.term()
             raise
         self._monitor = ConnectionMonitor(self.socket)
@@ -226,6 +232,7 @@ class Outlet:
                     self._send(connection.identity, leave)
         self._monitor.close()
         self.socket.close()
+        self._doorkeeper.close()
         self._context.term()
 
     # ------------------------------------------------------------------ receivers' messages

@@ -14,6 +14,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from ministream.errors import ConnectionFailed, InputError, PortInUse
+from ministream.transport.link_key import LinkKey
 
 LINGER_S = 2.0
 """How long closing waits for what has been sent to leave this host."""
@@ -46,9 +47,14 @@ def checked_address(address: str) -> str:
 
 
 def make_router(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, *, heartbeat_s: float, silence_limit_s: float
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    *,
+    heartbeat_s: float,
+    silence_limit_s: float,
+    key: LinkKey | None = None,
 ) -> zmq.Socket[bytes]:
-    """Return a ROUTER socket that is bound to `address`.
+    """Return a ROUTER socket that is bound to `address`; with a `key`, only for those who have it.
 
     Raises
     ------
@@ -61,6 +67,8 @@ def make_router(
     router.set(zmq.ROUTER_MANDATORY, 1)
     # only control messages come this way
     router.set(zmq.MAXMSGSIZE, _CONTROL_LIMIT_BYTES)
+    if key is not None:
+        key.protect_listening(router)
     try:
         resolved = _resolved(checked_address(address))
         # with this set, an IPv4 address would be shown as one of IPv6
@@ -78,7 +86,12 @@ def make_router(
 
 
 def make_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, *, heartbeat_s: float, silence_limit_s: float
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    *,
+    heartbeat_s: float,
+    silence_limit_s: float,
+    key: LinkKey | None = None,
 ) -> zmq.Socket[bytes]:
     """Return a DEALER socket that is being connected to `address`, again and again until somebody answers.
 
@@ -91,6 +104,8 @@ def make_dealer(
     dealer.set(zmq.RECONNECT_IVL, _RECONNECT_INTERVAL_MS)
     dealer.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_INTERVAL_LIMIT_MS)
     dealer.set(zmq.MAXMSGSIZE, _MESSAGE_LIMIT_BYTES)
+    if key is not None:
+        key.protect_connecting(dealer)
     try:
         dealer.connect(checked_address(address))
     except zmq.ZMQError as error:
@@ -161,13 +176,27 @@ def _resolved(address: str) -> str:
     return f"tcp://[{host}]:{parts.port}" if ":" in str(host) else f"tcp://{host}:{parts.port}"
 
 
+_KEYS_DIFFER = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
 class ConnectionMonitor:
-    """Tells of connections of one socket that have come (their greeting is complete) and gone."""
+    """Tells of connections of one socket that have come (their greeting is complete) and gone.
+
+    Attributes
+    ----------
+    keys_differ : bool
+        Somebody was there, and the two did not agree on encryption.
+    """
 
     def __init__(self, watched: zmq.Socket[bytes]) -> None:
         self._watched = watched
+        self.keys_differ = False
         self.socket: zmq.Socket[bytes] = watched.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _KEYS_DIFFER
         )
 
     def events(self) -> Iterator[bool]:
@@ -178,6 +207,7 @@ class ConnectionMonitor:
             except zmq.Again:
                 return
             event = parse_monitor_message(parts)["event"]
+            self.keys_differ |= bool(event & _KEYS_DIFFER)
             if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
                 yield event == zmq.EVENT_HANDSHAKE_SUCCEEDED
 

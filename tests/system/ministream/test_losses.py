@@ -6,27 +6,20 @@ was taken in once and in order. A projection that is missing, doubled or in the 
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ministream.sinks import merge_volumes, read_volume
-from ministream.sources import ViewOrder, open_source
-from ministream.stages.correction import Corrector
-from ministream.stages.reconstruction import Reconstruction
 from support.delay_relay import DelayRelay
 from support.processes import MarkedProcesses
+from support.scan_process import Scan, a_moment
 from support.stage_process import WAIT_S, Stage
+from support.undisturbed import ROWS, SCAN, undisturbed_volume
 
-ROWS, COLUMNS, PROJECTIONS = 6, 48, 240
-SCAN = f"phantom:columns={COLUMNS},rows={ROWS},projections={PROJECTIONS},photons=100000"
-CENTER = 26.5
 # a scan at full rate is over before anything can happen to it, unless its path is long and its credits few
 LONG_PATH_S = 0.04
 FEW_CREDITS = ("--credits", "8")
@@ -34,94 +27,7 @@ FEW_CREDITS = ("--credits", "8")
 
 @pytest.fixture(scope="module")
 def undisturbed() -> np.ndarray:
-    """The volume that comes out when nothing happens, made here without any stream."""
-    with open_source(SCAN) as source:
-        corrector = Corrector(source.describe())
-        reconstruction = Reconstruction(
-            algorithm="os-sirt",
-            slices=ROWS,
-            columns=COLUMNS,
-            projections=PROJECTIONS,
-            rotation_center=CENTER,
-            threads=1,
-        )
-        for frame in source.frames(ViewOrder.AS_MEASURED):
-            attenuation = corrector.take(frame)
-            if attenuation is not None:
-                # angles travel as float32 degrees
-                angle_rad = np.radians(float(np.float32(np.degrees(frame.angle_rad))))
-                reconstruction.add(float(angle_rad), attenuation)
-        reconstruction.finish()
-        reconstruction.refine()
-    return reconstruction.volume.copy()
-
-
-class Scan:
-    """A DAQ, a distributor and workers; each can be killed, and another one started."""
-
-    def __init__(
-        self, processes: MarkedProcesses, folder: Path, *, rate: float, daq_relay: bool = False
-    ) -> None:
-        self.processes = processes
-        self.folder = folder
-        self.workers: list[Stage] = []
-        self.daq = Stage(processes, "daq", SCAN, "--rate", f"{rate:g}", "--reconnect-timeout", "40")
-        self.daq_address = self.daq.until("ready")["address"]
-        self.listen = "tcp://127.0.0.1:0"
-
-    def distribute(self, workers: int, *options: str, daq: str | None = None) -> None:
-        """Start a distributor: the first, or one that goes on."""
-        self.distributor = Stage(
-            self.processes,
-            *("distribute", "--connect", daq or self.daq_address, "--listen", self.listen),
-            *("--workers", str(workers), "--center", str(CENTER), "--stripes", "none"),
-            *("--state-dir", self.folder / "state", "--worker-timeout", "1.5", *options),
-        )
-        self.listen = self.distributor.until("ready")["address"]
-
-    def worker(self, distributor: str | None = None, refine: int = 1) -> Stage:
-        """Start one more worker."""
-        stage = Stage(
-            self.processes,
-            *("reconstruct", "--connect", distributor or self.listen, "--threads", "1"),
-            *("--refine", str(refine)),
-            *("--output", self.folder / f"part-{len(self.workers)}.h5", "--reconnect-timeout", "40"),
-        )
-        self.workers.append(stage)
-        return stage
-
-    def until_received(self, count: int) -> None:
-        """Wait until the distributor has so many projections."""
-        while self.distributor.until("progress")["projections_received"] < count:
-            pass
-
-    def done(self, undisturbed: np.ndarray) -> dict[str, Any]:
-        """Wait for the end; check that the result is whole; return the distributor's summary."""
-        received = self.distributor.done()
-        sent = [event for event in self.daq.events if event["event"] == "done"] or [self.daq.done()]
-        assert sent[0]["projections_sent"] == PROJECTIONS
-        assert received["projections_received"] == PROJECTIONS
-        merge_volumes(self.folder / "whole.h5", [part["output"] for part in received["parts"]])
-        for part in received["parts"]:
-            _, attributes = read_volume(part["output"])
-            assert attributes["projections_reconstructed"] == PROJECTIONS
-            assert (attributes["slice_begin"], attributes["slice_count"]) == (
-                part["slice_begin"],
-                part["slice_count"],
-            )
-        volume, _ = read_volume(self.folder / "whole.h5")
-        np.testing.assert_array_equal(volume, undisturbed)
-        assert not (self.folder / "state").exists()
-        return received
-
-    def end_of_workers(self, killed: list[Stage]) -> None:
-        for worker in self.workers:
-            assert worker.end() == (-signal.SIGKILL if worker in killed else 0), worker.log
-
-
-def a_moment(seed: int) -> int:
-    """Somewhere in the scan, neither at its beginning nor at its end."""
-    return random.Random(seed).randrange(20, PROJECTIONS - 40)
+    return undisturbed_volume()
 
 
 @pytest.fixture
@@ -268,7 +174,7 @@ def test_a_network_that_carries_nothing_for_longer_than_silence_is_borne(
         it.distribute(2, *FEW_CREDITS, daq=to_daq.address)
         to_distributor.target = it.listen
         for _ in range(2):
-            it.worker(to_distributor.address)
+            it.worker(distributor=to_distributor.address)
         relay = to_daq if leg == "daq" else to_distributor
         it.until_received(20)
         relay.pause()

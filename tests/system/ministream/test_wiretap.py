@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ministream.transport import Inlet, LinkKey, Message, Outlet
 from support.processes import MarkedProcesses, verdict_of
 
 ETH_P_IP = 0x0800
@@ -104,3 +106,35 @@ def test_frames_are_plain_at_home_and_never_between_the_gateways(
     # and everything went through TLS on the way from one to the other
     assert not plain.keys() & encrypted.keys()
     assert sum(map(len, encrypted.values())) > data.nbytes
+
+
+@pytest.mark.skipif("CI" in os.environ, reason="listens to all packets of the host")
+@pytest.mark.skipif(not may_listen(), reason="listening to packets needs a privilege")
+@pytest.mark.parametrize("key", [LinkKey.new(), None], ids=["with-a-key", "without"])
+def test_a_link_with_a_key_is_not_readable(key: LinkKey | None) -> None:
+    said = b"twelve rows of a projection"
+    with (
+        wiretap() as heard,
+        Outlet(description={"what": "confidential"}, key=key) as outlet,
+        Inlet([outlet.address], flow="f", key=key) as inlet,
+    ):
+        while not outlet.flows:
+            outlet.poll(0.05)
+            inlet.await_welcome(0)
+        outlet.send("f", said)
+        while (item := inlet.receive(0.05)) is None:
+            outlet.poll(0)
+        assert isinstance(item, Message)
+        assert bytes(item.payload) == said
+        port = int(outlet.address.rpartition(":")[2])
+
+        def carried() -> bytes:
+            return b"".join(bytes(load) for flow, load in list(heard.items()) if port in (flow[1], flow[3]))
+
+        # the message, and its header or what hides it
+        give_up_at = time.monotonic() + 10
+        while len(carried()) < len(said) + 200 and time.monotonic() < give_up_at:
+            time.sleep(0.02)  # the interval of a poll
+    assert len(carried()) > len(said)
+    assert (said in carried()) is (key is None)
+    assert (b"confidential" in carried()) is (key is None)

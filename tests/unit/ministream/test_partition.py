@@ -61,6 +61,49 @@ def test_slices_are_shared_so_that_the_fewest_change_hands(
         assert stays == most_that_can_stay(total, held)
 
 
+@given(
+    st.integers(1, 24),
+    st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 24)), min_size=1, max_size=6),
+    st.randoms(),
+)
+def test_nobody_gets_more_than_there_is_room_for(
+    total: int, workers: list[tuple[bool, int | None]], chance: random.Random
+) -> None:
+    cuts = sorted(chance.randrange(total + 1) for _ in range(2 * len(workers)))
+    held = [range(*cuts[2 * n : 2 * n + 2]) if holds else range(0) for n, (holds, _) in enumerate(workers)]
+    room = [most for _, most in workers]
+    most = [total if limit is None else min(limit, total) for limit in room]
+    if sum(most) < total:
+        with pytest.raises(InputError, match=f"{total} slices, and room for {sum(most)} at {len(held)}"):
+            share_slices(total, held, room)
+        return
+    shares = share_slices(total, held, room)
+    assert sorted(index for share in shares for index in share) == list(range(total))
+    assert all(len(share) <= limit for share, limit in zip(shares, most, strict=True))
+    # as equal as can be: who has room for more has at least as much as anybody, but for one
+    for share, limit in zip(shares, most, strict=True):
+        if len(share) < limit and len(shares) <= total:
+            assert len(share) >= max(map(len, shares)) - 1
+    holders = [
+        share.start
+        for share, was in sorted(zip(shares, held, strict=True), key=lambda x: x[1].start)
+        if was and share
+    ]
+    assert holders == sorted(holders)
+
+
+@pytest.mark.parametrize(
+    ("held", "shares"),
+    [
+        ([range(6), range(3)], [range(3, 6), range(3)]),
+        ([range(6), range(3, 6)], [range(3), range(3, 6)]),
+        ([range(3), range(6)], [range(3), range(3, 6)]),
+    ],
+)
+def test_one_that_comes_back_gets_its_own(held: list[range], shares: list[range]) -> None:
+    assert share_slices(6, held) == shares
+
+
 def most_that_can_stay(total: int, held: list[range]) -> int:
     """Try every order of the workers that keeps the order of those who hold slices."""
     best = 0

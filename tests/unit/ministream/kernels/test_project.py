@@ -101,6 +101,23 @@ def test_back_projection_is_the_transpose_of_projection(
     assert (aty[:, ~inside] == 0).all()
 
 
+@pytest.mark.parametrize("turn", [math.pi, 2 * math.pi])
+@pytest.mark.parametrize("center", [63.5, 63.0, 59.37, 70.8])
+@pytest.mark.parametrize("order", ["as measured", "backwards", "random"])
+def test_products_agree_to_1e_5_for_every_range_centre_and_order(
+    turn: float, center: float, order: str
+) -> None:
+    rng = np.random.default_rng(3)
+    angles = np.linspace(0, turn, 181)  # both ends of the range
+    angles = {"as measured": angles, "backwards": angles[::-1], "random": rng.permutation(angles)}[order]
+    pair = projector(128, angles.tolist(), center)
+    # positive, so that nothing cancels, and the products themselves can be compared
+    x = (rng.random((2, 128, 128)) * circle(128)).astype(np.float32)
+    y = rng.random((2, 181, 128)).astype(np.float32)
+    forward = (pair.project(x, range(181)).astype(np.float64) * y).sum()
+    assert (x * pair.backproject(y, range(181)).astype(np.float64)).sum() == pytest.approx(forward, rel=1e-5)
+
+
 @pytest.mark.parametrize("center", [31.5, 20.25, 44.0, 0.0, 63.0])
 def test_many_phases_agree_with_a_float64_reference(center: float) -> None:
     columns = 64
@@ -248,6 +265,45 @@ def test_new_rotation_centre_holds_for_past_views() -> None:
         moved.project(image, range(len(ANGLES))), fresh.project(image, range(len(ANGLES)))
     )
     np.testing.assert_array_equal(moved.lengths, fresh.lengths)
+
+
+def test_a_place_is_used_again_as_if_it_were_new() -> None:
+    ring = projector(60, ANGLES[:4], 27.25)
+    for round_ in range(3):
+        for place in range(4):
+            ring.drop_view(place)
+            assert ring.views == 3
+            assert ring.add_view(ANGLES[4 + (round_ * 4 + place) % 11]) == place
+    held = [ANGLES[4 + i % 11] for i in range(8, 12)]
+    fresh = projector(60, held, 27.25)
+    image = disc(60, -4.0, 6.0, 15.0)[None]
+    rows = fresh.project(image, range(4))
+    np.testing.assert_array_equal(ring.project(image, range(4)), rows)
+    np.testing.assert_array_equal(ring.backproject(rows, range(4)), fresh.backproject(rows, range(4)))
+    ring.rotation_center = fresh.rotation_center = 31.0
+    np.testing.assert_array_equal(ring.lengths, fresh.lengths)
+
+
+def test_places_that_were_never_used_come_first_then_the_one_free_for_longest() -> None:
+    pair = Projector(columns=8, views=4, rotation_center=3.5)
+    assert [pair.add_view(0.1 * i) for i in range(3)] == [0, 1, 2]
+    pair.drop_view(1)
+    pair.drop_view(0)
+    assert pair.held.tolist() == [2]
+    assert [pair.add_view(0.1 * i) for i in range(3)] == [3, 1, 0]
+    with pytest.raises(ValueError, match="4 views"):
+        pair.add_view(1.0)
+
+
+def test_a_view_that_is_not_held_cannot_be_used() -> None:
+    pair = projector(8, [0.0, 1.0])
+    pair.drop_view(0)
+    for use in (pair.indices, lambda views: pair.project(np.zeros((1, 8, 8), np.float32), views)):
+        with pytest.raises(ValueError, match="not all are among the 1 held"):
+            use([0, 1])
+    for view in (0, 2, -1):
+        with pytest.raises(ValueError, match=f"view {view} cannot be dropped"):
+            pair.drop_view(view)
 
 
 def test_what_cannot_be_projected_is_refused_with_its_numbers() -> None:

@@ -177,6 +177,28 @@ def test_stripe_offset_holds_for_past_and_future_views_and_replaces_the_earlier_
     np.testing.assert_allclose(striped.volume, clean.volume, atol=1e-5)
 
 
+def test_a_window_in_a_ring_of_places_gives_what_keeping_all_views_gives() -> None:
+    rows = sinogram(64, TURN, 30.0)
+    offset = np.full((1, 64), 0.1, np.float32)
+    ring = SirtEngine(slices=1, columns=64, rotation_center=31.5, views=8)
+    all_of_them = SirtEngine(slices=1, columns=64, rotation_center=31.5, views=60)
+    for engine in (ring, all_of_them):
+        engine.set_stripe_offset(offset)
+    for i, angle in enumerate(TURN):
+        if ring.views == ring.capacity:
+            ring.drop_view(i % 8)
+        assert ring.add_view(float(angle), rows[i]) == i % 8
+        all_of_them.add_view(float(angle), rows[i])
+        if i == 40:
+            for engine in (ring, all_of_them):
+                engine.set_rotation_center(30.0)
+        newest = range(max(0, i - 7), i + 1)
+        residual = all_of_them.update(newest)
+        assert ring.update([view % 8 for view in newest]) == pytest.approx(residual, rel=1e-6)
+    assert ring.views == 8
+    np.testing.assert_allclose(ring.volume, all_of_them.volume, atol=1e-6)
+
+
 def test_volume_is_a_live_view_and_reset_empties_it() -> None:
     engine = filled(32, TURN)
     volume = engine.volume
@@ -255,6 +277,7 @@ def test_after_warm_up_nothing_is_left_to_compile() -> None:
     engine.set_rotation_center(15.25)
     engine.update(list(range(60)), 0.5)
     engine.update(np.arange(3)[::-1])
+    engine.add_filtered([2, 5], np.array([0.1, -0.1]))
     assert [len(f.signatures) for f in functions] == before
     assert sum(before) >= 5  # tables, lengths, projection, residual, back projection
 
@@ -286,4 +309,9 @@ def test_what_cannot_be_used_is_refused_with_its_numbers_and_leaves_the_engine_a
             engine.update([0], relaxation)
     with pytest.raises(ValueError, match="views 1 to 1"):
         engine.update([1])
+    engine.drop_view(0)
+    with pytest.raises(ValueError, match="not all are among the 0 held"):
+        engine.update([0])
+    with pytest.raises(ValueError, match="view 0 cannot be dropped"):
+        engine.drop_view(0)
     assert (engine.volume == 0).all()

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
+from ministream.cli.reconstruct import COMPRESSIONS as cli_compressions
 from ministream.errors import InputError, OutputError
-from ministream.sinks import VolumeWriter, merge_volumes, read_volume, write_volume
+from ministream.sinks import COMPRESSIONS, VolumeWriter, merge_volumes, read_volume, write_volume
 
 VOLUME = np.random.default_rng(1).normal(size=(5, 8, 8)).astype(np.float32)
 
@@ -34,6 +35,26 @@ def test_any_reader_of_data_exchange_finds_the_volume(tmp_path: Path) -> None:
     volume, attributes = read_volume(path)
     np.testing.assert_array_equal(volume, VOLUME)
     assert attributes["rotation_center"] == 4.5
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_compression_gives_back_what_was_written(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "volume.h5"
+    smooth = np.cumsum(VOLUME, axis=2).round(1)
+    write_volume(path, [smooth[:2], smooth[2:]], compression=compression, dataset="/data")
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["data"][()], smooth)
+        filters = file["data"]._filters
+        assert bool(filters) == (compression != "none")
+        assert file["data"].attrs["complete"]
+        assert "exchange" not in file
+
+
+def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gzip, zstd, lz4, none"):
+        write_volume(tmp_path / "v.h5", VOLUME, compression="zip")
+    assert not list(tmp_path.iterdir())
+    assert tuple(COMPRESSIONS) == cli_compressions
 
 
 def test_an_older_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def reconstructed(order: ViewOrder) -> tuple[Convergence, np.ndarray | None, np.
         description = source.describe()
         corrector = Corrector(description)
         reconstruction = Reconstruction(
-            algorithm="os-sirt",
+            algorithm="window-replay",
             slices=description.rows,
             columns=description.columns,
             projections=description.projections,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,7 +20,10 @@ from ministream.errors import (
     StageError,
 )
 from ministream.frames import Frame, FrameKind
+from ministream.stages import distribute
 from ministream.stages.distribute import DistributeOptions, run
+from ministream.stages.distributor_memory import Shares
+from ministream.stages.memory import Demand
 from ministream.stages.workers import COMPLETE
 from ministream.transport import Ended, Inlet, Message, Notice, Outlet
 from ministream.wire import timage
@@ -49,8 +52,10 @@ class Distributor(StageThread):
 class Worker:
     """A worker's inlet; the test receives."""
 
-    def __init__(self, address: str, number: int = 0, credits: int = 64) -> None:
-        self.inlet = Inlet([address], flow=f"worker-{number}", credits=credits, attributes={})
+    def __init__(
+        self, address: str, number: int = 0, credits: int = 64, attributes: dict[str, Any] | None = None
+    ) -> None:
+        self.inlet = Inlet([address], flow=f"worker-{number}", credits=credits, attributes=attributes)
 
     def next(self) -> Message | Notice | Ended:
         item = self.inlet.receive(WAIT_S)
@@ -499,3 +504,125 @@ def test_it_ends_soon_when_it_is_told_to(stack: ExitStack, daq: Daq, moment: str
     assert time.monotonic() - began < 3
     assert distributor.error is None
     assert not any(event["event"] == "done" for event in distributor.events)
+
+
+def with_room_for(slices: int, **said: Any) -> dict[str, Any]:
+    """What a worker says at joining that has memory for so many slices, and for no more."""
+    demand = Demand(algorithm="sirt", columns=COLUMNS, projections=PROJECTIONS)
+    return {"algorithm": "sirt", "threads": 1, "memory": demand.bytes_for(slices), **said}
+
+
+def join_in_order(stack: ExitStack, address: str, *said: dict[str, Any]) -> list[Worker]:
+    workers = []
+    for rank, attributes in enumerate(said):
+        workers.append(join(stack, address, rank, attributes=attributes))
+        workers[-1].inlet.await_welcome(WAIT_S)
+    return workers
+
+
+def test_nobody_gets_more_slices_than_there_is_memory_for(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    workers = join_in_order(stack, address, with_room_for(1), with_room_for(3))
+    daq.accept()
+    assert [worker.notice().message["blocks"] for worker in workers] == [[[0, 1, 0]], [[1, 3, 0]]]
+
+
+def test_a_scan_that_does_not_fit_is_refused_before_its_first_projection(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    join_in_order(stack, address, with_room_for(1), with_room_for(1))
+    daq.accept()
+    distributor.join()
+    assert isinstance(distributor.error, InputError)
+    told = str(distributor.error)
+    assert "3 slices of test (40 columns, 24 projections) do not fit into the memory of 2 workers" in told
+    assert "which have room for 2: 1 at worker-0, 1 at worker-1" in told
+    assert "start 3 workers of this size" in told
+    assert not any(event["event"] == "progress" for event in distributor.events)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_without_room_for_a_lost_workers_slices_another_one_is_waited_for(
+    stack: ExitStack, daq: Daq, caplog: pytest.LogCaptureFixture, comes: bool
+) -> None:
+    distributor = start(stack, daq, workers=2, reconnect_timeout_s=30.0 if comes else 1.0)
+    address = distributor.address
+    workers = join_in_order(stack, address, with_room_for(2), with_room_for(2))
+    daq.accept()
+    daq.send_fields()
+    assert [worker.notice().message["blocks"] for worker in workers] == [[[0, 2, 0]], [[2, 3, 0]]]
+    daq.send(FrameKind.PROJECTION, *view(0))
+    assert [worker.frame().sequence for worker in workers] == [0, 0]
+    workers[0].inlet.close()
+    if comes:
+        wait_until(lambda: "waiting 30 s for another worker" in caplog.text)
+        # who is there goes on meanwhile
+        daq.send(FrameKind.PROJECTION, *view(1))
+        assert workers[1].frame().sequence == 1
+        other = join(stack, address, 7, attributes=with_room_for(2))
+        assert other.notice().message["blocks"] == [[0, 2, 0]]
+        assert other.frame().sequence == 0
+    else:
+        distributor.join()
+        assert isinstance(distributor.error, StageError)
+        assert "no other has come for 1 s" in str(distributor.error)
+
+
+def test_one_that_was_started_again_takes_its_place_with_what_it_has(stack: ExitStack, daq: Daq) -> None:
+    distributor = start(stack, daq, workers=2)
+    address = distributor.address
+    workers = join_in_order(stack, address, {}, {})
+    daq.accept()
+    daq.send_fields()
+    scans = {worker.notice().message["scan"] for worker in workers}
+    for index in range(4):
+        daq.send(FrameKind.PROJECTION, *view(index))
+        assert [worker.frame().sequence for worker in workers] == [index, index]
+    # the first is still there, for all that the distributor knows
+    again = join(
+        stack, address, 9, attributes={"replaces": "worker-0", "scan": scans.pop(), "blocks": [[0, 2, 3]]}
+    )
+    assert again.notice().message["blocks"] == [[0, 2, 3]]
+    assert again.frame().sequence == 3
+    with pytest.raises(ConnectionFailed, match="was started in its place"):
+        workers[0].drain()
+    daq.send(FrameKind.PROJECTION, *view(4))
+    assert (again.frame().sequence, workers[1].frame().sequence) == (4, 4)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)  # the interval of a poll
+
+
+def test_workers_are_sent_no_more_than_there_is_memory_for(
+    stack: ExitStack, daq: Daq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for three projections of all rows: two workers have them between them, and go on all the same."""
+    room = 3 * 4 * ROWS * COLUMNS
+    monkeypatch.setattr(distribute, "shares_of", lambda *_: Shares(credits=64, under_way_bytes=room))
+    distributor = start(stack, daq, workers=2, memory=1 << 30)
+    address = distributor.address
+    workers = join_in_order(stack, address, {}, {})
+    daq.accept()
+    daq.send_fields()
+    for worker in workers:
+        assert worker.notice().message["kind"] == "assignment"
+    for index in range(PROJECTIONS):
+        daq.send(FrameKind.PROJECTION, *view(index))
+    rows_here = 0
+    for worker, rows in zip(workers, (2, 1), strict=True):
+        count = 0
+        while worker.inlet.receive(0.5) is not None:
+            count += 1
+        assert 1 <= count <= 4
+        rows_here += count * rows
+        worker.inlet.acknowledge(count - 1)
+    assert rows_here <= 4 * ROWS
+    for worker in workers:
+        threading.Thread(target=worker.drain).start()
+    daq.finish()
+    assert distributor.done["projections_received"] == PROJECTIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from ministream.errors import (
     ProtocolError,
 )
 from ministream.frames import Frame, FrameKind
+from ministream.sinks import read_volume
 from ministream.stages.broadcast import VolumeSubscriber
 from ministream.stages.reconstruct import ReconstructOptions, run
+from ministream.stages.worker_results import ResultOptions
 from ministream.stages.workers import COMPLETE
 from ministream.transport import Acknowledged, FlowEvent, Joined, Left, Outlet
 from ministream.wire import timage
 from support.stages import StageThread
+from support.tmq_peers import Distributor as MiniAppDistributor
+from support.tmq_peers import free_ports
 
 WAIT_S = 30.0
 COLUMNS, VIEWS, SLICES = 32, 24, 2
@@ -37,7 +42,10 @@ class Worker(StageThread):
 
     def __init__(self, distributor: str, **options: Any) -> None:
         values = {"threads": 1, "window": 8, "refine": 2, "connect_timeout_s": 2.0} | options
-        super().__init__(run, ReconstructOptions(connect=[distributor], **values), wait_s=WAIT_S)
+        names = {entry.name for entry in fields(ResultOptions)} & values.keys()
+        results = ResultOptions(**{name: values.pop(name) for name in names})
+        chosen = ReconstructOptions(connect=[distributor], results=results, **values)
+        super().__init__(run, chosen, wait_s=WAIT_S)
 
 
 class Distributor:
@@ -137,7 +145,10 @@ def test_every_projection_is_reconstructed_written_and_published(
     worker = start(stack, distributor, output=output)
     with VolumeSubscriber([worker.address]) as viewer:
         distributor.accept()
-        assert distributor.attributes == {"output": str(output), "scan": None, "blocks": []}
+        assert distributor.attributes["output"] == str(output)
+        assert (distributor.attributes["scan"], distributor.attributes["blocks"]) == (None, [])
+        assert distributor.attributes["memory"] > 0
+        assert distributor.attributes["algorithm"] == "window-replay"
         distributor.assign()
         for index in range(VIEWS):
             distributor.send(index)
@@ -164,7 +175,7 @@ def test_every_projection_is_reconstructed_written_and_published(
     assert volume[:, 15, 2].max() < 0.01
     assert attributes["slice_begin"] == 3
     assert attributes["rotation_center"] == CENTER
-    assert attributes["algorithm"] == "os-sirt"
+    assert attributes["algorithm"] == "window-replay"
 
 
 def test_it_acknowledges_as_it_goes(stack: ExitStack, distributor: Distributor) -> None:
@@ -450,3 +461,166 @@ def test_it_ends_soon_when_it_is_told_to(stack: ExitStack, distributor: Distribu
     assert time.monotonic() - began < 3
     assert worker.error is None
     assert not any(event["event"] == "done" for event in worker.events)
+
+
+def test_the_newest_state_is_in_the_file_before_the_result_is(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    output = tmp_path / "part.h5"
+    worker = start(stack, distributor, output=output, write_every=8, compression="lz4")
+    distributor.accept()
+    distributor.assign()
+    for index in range(VIEWS):
+        distributor.send(index)
+    while distributor.outlet.outstanding(distributor.flow):
+        distributor.events += distributor.outlet.poll(0.05)
+    with h5py.File(output, "r", swmr=True) as file:
+        dataset = file["exchange/data"]
+        assert not dataset.attrs["complete"]
+        assert dataset.attrs["slice_begin"] == 3
+        assert file["live/projections"][:].min() >= VIEWS - 8
+        assert dataset[()].max() > 0.01
+    with pytest.raises(InputError, match="not complete"):
+        read_volume(output)
+    distributor.finish()
+    assert worker.done["output"] == str(output)
+    volume, attributes = read_volume(output)
+    assert attributes["complete"]
+    assert volume.shape == (SLICES, COLUMNS, COLUMNS)
+
+
+def test_slices_that_move_get_another_live_file(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path
+) -> None:
+    output = tmp_path / "part.h5"
+    start(stack, distributor, output=output, write_every=1)
+    distributor.accept()
+    distributor.assign(blocks=[[0, 3, 0]])
+    for index in range(8):
+        distributor.send(index, rows(index, range(3)))
+    distributor.assign(blocks=[[1, 3, 8]])
+    for index in range(8, 16):
+        distributor.send(index, rows(index, range(1, 3)))
+    while distributor.outlet.outstanding(distributor.flow):
+        distributor.events += distributor.outlet.poll(0.05)
+    with h5py.File(output, "r", swmr=True) as file:
+        assert file["exchange/data"].shape[0] == 2
+        assert file["exchange/data"].attrs["slice_begin"] == 1
+
+
+@pytest.mark.parametrize("slices_total", [5, SLICES])
+def test_each_so_many_updates_are_a_file_as_the_mini_app_writes_them(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path, slices_total: int
+) -> None:
+    begin = slices_total - SLICES
+    worker = start(stack, distributor, series=tmp_path, series_every=2, series_dataset="/recon", step=4)
+    distributor.accept()
+    distributor.assign(slices_total=slices_total, blocks=[[begin, begin + SLICES, 0]])
+    for index in range(VIEWS):
+        distributor.send(index)
+    distributor.finish()
+    assert worker.done["projections_reconstructed"] == VIEWS
+    part = "" if slices_total == SLICES else "-00003"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"{number:06d}-recon{part}.h5" for number in (0, 2, 4)]
+    with h5py.File(tmp_path / names[-1]) as file:
+        assert file["recon"].shape == (SLICES, COLUMNS, COLUMNS)
+        assert file["recon"].dtype == np.float32
+        assert file["recon"].attrs["projections_reconstructed"] == 20
+
+
+def test_files_on_the_way_that_cannot_be_written_are_told_once_and_left_out(
+    stack: ExitStack, distributor: Distributor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    worker = start(stack, distributor, series=folder, series_every=1)
+    distributor.accept()
+    folder.rmdir()
+    distributor.assign()
+    for index in range(VIEWS):
+        distributor.send(index)
+    distributor.finish()
+    assert worker.done["projections_reconstructed"] == VIEWS
+    assert caplog.text.count("an update is not written, and reconstruction goes on") == 1
+
+
+def test_a_volume_is_published_each_so_many_updates(stack: ExitStack, distributor: Distributor) -> None:
+    worker = start(stack, distributor, publish_every=1, refine=0)
+    with VolumeSubscriber([worker.address]) as viewer:
+        distributor.accept()
+        distributor.assign()
+        for index in range(VIEWS - 4):
+            distributor.send(index)
+            while distributor.outlet.outstanding(distributor.flow):
+                distributor.events += distributor.outlet.poll(0.01)
+                viewer.receive(0)
+        give_up_at = time.monotonic() + WAIT_S
+        while not viewer.complete:
+            viewer.receive(0.1)
+            assert time.monotonic() < give_up_at
+        assert viewer.assemble()[1] == VIEWS - 4
+        distributor.finish()
+        while not viewer.ended:
+            viewer.receive(0.1)
+
+
+def test_its_own_rotation_centre_is_used_whatever_the_distributor_says(
+    stack: ExitStack, distributor: Distributor
+) -> None:
+    worker = start(stack, distributor, center=CENTER + 2)
+    distributor.accept()
+    distributor.assign()
+    for index in range(VIEWS):
+        distributor.send(index)
+    distributor.calibrate(CENTER - 2)
+    distributor.finish()
+    assert worker.done["rotation_center"] == CENTER + 2
+
+
+def test_slices_that_do_not_fit_are_refused_with_the_numbers(
+    stack: ExitStack, distributor: Distributor
+) -> None:
+    worker = start(stack, distributor, memory=1 << 20)
+    distributor.accept()
+    assert distributor.attributes["memory"] == 0
+    distributor.assign()
+    worker.join()
+    assert isinstance(worker.error, InputError)
+    assert "2 slices of test need" in str(worker.error)
+    assert "0 would fit" in str(worker.error)
+
+
+def test_a_distributor_of_the_mini_app_is_served_too(stack: ExitStack, tmp_path: Path) -> None:
+    views = [
+        # the mini-app counts from the edge of the first column
+        (index, np.pi * index / VIEWS, CENTER + 0.5, rows(index, range(4)).astype("f4"))
+        for index in range(VIEWS)
+    ]
+    peer = MiniAppDistributor(free_ports(2), views)
+    peer.start()
+    stack.callback(peer.stop)
+    workers = []
+    for rank in range(2):
+        options = ReconstructOptions(
+            dest_host="127.0.0.1",
+            dest_port=peer.port,
+            rank=rank,
+            ranks=2,
+            most_projections=VIEWS,
+            algorithm="sirt",
+            threads=1,
+            results=ResultOptions(output=tmp_path / f"part-{rank}.h5"),
+        )
+        workers.append(StageThread(run, options, wait_s=WAIT_S))
+        stack.callback(workers[-1].stop)
+    for rank, worker in enumerate(workers):
+        done = worker.done
+        assert (done["slice_begin"], done["slice_count"], done["slices_total"]) == (2 * rank, 2, 4)
+        assert done["projections_reconstructed"] == VIEWS
+        assert done["rotation_center"] == CENTER
+        volume, _ = read_volume(tmp_path / f"part-{rank}.h5")
+        # the disc, and next to nothing elsewhere
+        assert volume[:, 15, 18] == pytest.approx(0.05, rel=0.2)
+        assert volume[:, 15, 2].max() < 0.01
+    assert peer.failure is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from ministream.errors import InputError, OutputError
 from ministream.frames import ScanDescription
 from ministream.stages.store import ScanStore
+from ministream.stages.syncing import Syncing
 
 ROWS, COLUMNS, PROJECTIONS = 3, 8, 5
 
@@ -157,3 +160,100 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         create(tmp_path / "file" / "state")
+
+
+def go_down(folder: Path) -> None:
+    """What a power cut does: pages that had not been written are lost, and the kernel is another one."""
+    index = folder / "scan.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"boot": "another"}))
+
+
+def lose_from(folder: Path, projection: int) -> None:
+    with (folder / "attenuation").open("r+b") as file:
+        file.seek(projection * ROWS * COLUMNS * 4)
+        file.write(bytes((PROJECTIONS - projection) * ROWS * COLUMNS * 4))
+
+
+def test_after_a_power_cut_there_is_what_was_on_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with create(tmp_path) as store:
+        store.set_fields(0, (1, field(5)), (0, field(0)))
+        store.set_fields(1, (1, field(5)), (1, field(2)))
+        store.add(2, 0.1, view(1), invalid=3)
+        store.add(3, 0.2, view(2), invalid=1)
+        store.sync()
+        store.add(4, 0.3, view(3), invalid=0)
+    go_down(tmp_path)
+    lose_from(tmp_path, 2)
+    reopened = ScanStore.reopen(tmp_path)
+    assert reopened is not None
+    with reopened as store:
+        assert store.shortened
+        assert (store.count, store.next_sequence, store.complete) == (2, 4, False)
+        np.testing.assert_array_equal(store.attenuation[1], view(2))
+        np.testing.assert_array_equal(store.fields[0][1], field(5))
+        assert "2 projections of test are on the disk (3 had come)" in caplog.text
+        store.add(4, 0.3, view(3), invalid=0)
+    # a kill after that costs nothing
+    again = ScanStore.reopen(tmp_path)
+    assert again is not None
+    with again as store:
+        assert (store.count, store.shortened) == (3, False)
+
+
+def test_a_scan_that_was_complete_on_the_disk_is_complete_after_a_power_cut(tmp_path: Path) -> None:
+    with create(tmp_path) as store:
+        store.add(0, 0.1, view(1), invalid=0)
+        store.end()
+        with Syncing(store, interval_s=1000):
+            pass
+    go_down(tmp_path)
+    reopened = ScanStore.reopen(tmp_path)
+    assert reopened is not None
+    with reopened as store:
+        assert (store.count, store.complete) == (1, True)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_what_cannot_go_on_after_a_power_cut_is_refused(tmp_path: Path, synced: bool) -> None:
+    with create(tmp_path) as store:
+        store.set_fields(0, (1, field(5)), (0, field(0)))
+        if synced:
+            store.sync()
+            # the sums that were valid are written over, and their number is lost
+            store.set_fields(1, (1, field(6)), (0, field(0)))
+            store.set_fields(2, (1, field(7)), (0, field(0)))
+    go_down(tmp_path)
+    with pytest.raises(InputError, match=r"when this host went down.*remove it"):
+        ScanStore.reopen(tmp_path)
+
+
+def test_it_is_synced_beside_the_stream_and_removed_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with create(folder) as store, Syncing(store, interval_s=0.01):
+        for number in range(PROJECTIONS):
+            store.add(number, 0.1, view(number), invalid=0)
+            give_up_at = time.monotonic() + 20
+            while True:
+                try:
+                    durable = json.loads((folder / "durable.json").read_text())
+                except FileNotFoundError:
+                    durable = {"counts": [0]}
+                if durable["counts"][0] == number + 1:
+                    break
+                assert time.monotonic() < give_up_at
+                time.sleep(0.005)  # the interval of a poll
+        store.remove()
+    assert not folder.exists()
+
+
+def test_a_disk_that_does_not_take_it_is_told_and_the_stream_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with create(tmp_path / "state") as store:
+        (tmp_path / "state" / "views").rename(tmp_path / "views")
+        with Syncing(store, interval_s=1000):
+            store.add(0, 0.1, view(1), invalid=0)
+        assert store.count == 1
+    assert "after a power cut the scan could not go on" in caplog.text
