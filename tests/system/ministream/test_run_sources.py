@@ -198,7 +198,7 @@ def test_a_run_ends_when_the_image_has_had_enough_and_is_complete(
 ) -> None:
     finished = processes.run(
         *("run", "phantom:columns=48,rows=2,projections=1000,photons=100000", "--order", "golden-angle"),
-        *("--rate", "50", "--center", "28.8", "--steer", "--plot", tmp_path / "quality.svg", "--json"),
+        *("--rate", "25", "--center", "28.8", "--steer", "--plot", tmp_path / "quality.svg", "--json"),
         *("--out", tmp_path / "out"),
     )
     verdict = verdict_of(finished)
