@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ministream.frames import Frame, ScanDescription
-from ministream.transport import Ended, Inlet, Message
+from ministream.stages.steering import ENDED_EARLY
+from ministream.transport import Ended, Inlet, Message, Notice
 from ministream.wire import decode
 
 
@@ -29,6 +30,8 @@ def consume(inlet: Inlet, frames: list[Frame] | None = None) -> list[Frame]:
     frames = [] if frames is None else frames
     pixel_type = ScanDescription.from_mapping(inlet.await_description()).pixel_type
     while not isinstance(item := inlet.receive(20), Ended):
+        if isinstance(item, Notice) and item.message["kind"] == ENDED_EARLY:
+            continue
         assert isinstance(item, Message)
         frames.append(decode(item.payload, pixel_type))
         inlet.acknowledge(item.sequence)

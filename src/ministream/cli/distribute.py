@@ -18,6 +18,7 @@ from ministream.cli.options import (
     version_option,
 )
 from ministream.cli.scan_options import ByteSize, correction_options
+from ministream.errors import InputError
 
 
 @click.command(name="distribute", short_help="Correct projections and share them among workers.")
@@ -111,14 +112,20 @@ def command(as_json: bool, key_file: Path | None, insecure: bool, **options: Any
       ministream distribute --connect tcp://127.0.0.1:5001 --listen tcp://127.0.0.1:5002
       ministream distribute --connect tcp://gw:5600 --connect tcp://gw:5601 --workers 4 --center 1023.5 \\
           --listen tcp://10.0.3.1:5002 --link-key run.key
-      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560
+      ministream distribute --connect tcp://127.0.0.1:5001 --tmq tcp://0.0.0.0:5560 --insecure
     """
     from ministream.stages import distribute
-    from ministream.transport import link_key_for
+    from ministream.transport import is_loopback, link_key_for
 
     if options["workers"] is None:
         options["workers"] = 1 if options["tmq"] is None else 0
     with error_events(enabled=as_json):
         link_key = link_key_for([options["listen"]], key_file, insecure=insecure)
+        if options["tmq"] is not None and not insecure and not is_loopback(options["tmq"]):
+            raise InputError(
+                f"{options['tmq']} can be reached from other hosts, and the mini-app's protocol has no "
+                "encryption: give --insecure if nobody else is on that network, or a loopback address, and "
+                "lead to it by channels of a session"
+            )
     settings = distribute.DistributeOptions(**options, link_key=link_key)
     run_stage(lambda report, stop: distribute.run(settings, report, stop), as_json=as_json)

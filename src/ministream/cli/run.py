@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,21 @@ import click
 from ministream.cli.cluster_options import cluster_options, taken_cluster_options
 from ministream.cli.exit_codes import ExitCode
 from ministream.cli.options import config_option, run_until_done, verbose_option, version_option
-from ministream.cli.scan_options import correction_options, order_option, substitute_options, update_options
+from ministream.cli.scan_options import (
+    correction_options,
+    detector_options,
+    order_option,
+    reading_options,
+    substitute_options,
+    update_options,
+)
 
 if TYPE_CHECKING:
     from ministream.pipeline import Verdict
 
 
 @click.command(name="run", short_help="Stream a scan through two gateways and reconstruct it.")
-@click.argument("source", default="phantom", metavar="[SCAN.h5 | phantom[:KEY=VALUE,...]]")
+@click.argument("source", default="phantom", metavar="[SCAN.h5 | FOLDER | pva:PV | phantom[:KEY=VALUE,...]]")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -48,12 +56,33 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     default=20.0,
     show_default=True,
-    help="Projections per second; 0 is as fast as possible.",
+    help="Projections per second; 0 is as fast as possible. A detector has its own.",
 )
 @order_option("bit-reversed")
+@click.option(
+    "--steer",
+    is_flag=True,
+    help="End the scan when more projections would change the image no more.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=0.02,
+    show_default=True,
+    metavar="CHANGE",
+    help="For --steer: relative change from one twentieth of the scan to the next below which it is enough.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw the quality figures over the projections (.png, .svg, .pdf).",
+)
 @update_options
 @correction_options
 @substitute_options
+@reading_options
+@detector_options
 @cluster_options("--cluster")
 @click.option(
     "--insecure",
@@ -78,28 +107,41 @@ def command(context: click.Context, /, as_json: bool, quiet: bool, insecure: boo
     that are lost again. Projections go to them directly, encrypted with a key made for this run. The folder
     of --out must be one that their hosts see.
 
-    SOURCE is an APS Data Exchange or NeXus NXtomo file (HDF5), or a synthetic scan with noise, rings and
-    known truth.
+    SOURCE is what `ministream daq` plays: an APS Data Exchange or NeXus NXtomo file, another HDF5 file with
+    --dataset, a folder of TIFF files, a detector (pva:PV) at its own rate and in its own order, or a
+    synthetic scan with noise, rings and known truth.
 
     \b
     Examples:
       ministream run
       ministream run scan.h5 --out result --rate 0
       ministream run phantom:columns=320,rows=8 --workers 2 --json
+      ministream run tiffs/ --angles 0:180 --dark-value 100
+      ministream run pva:2bm:Pva1:Image --projections 1500 --angles 0:180 --steer
       ministream run scan.h5 --workers 8 --cluster slurm --partition short --cores 16 --memory 32GB
     """
     from ministream.cli.progress import display
     from ministream.pipeline import RunOptions, run
+    from ministream.sources import SourceOptions
 
+    # what the user has given is for the DAQ to refuse
+    if options["source"].startswith("pva:"):
+        options |= {
+            name: own
+            for name, own in (("rate", 0.0), ("order", "as-measured"))
+            if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT
+        }
     cluster = taken_cluster_options(context, options, workers=options["workers"], insecure=insecure)
     place = None
     if cluster is not None:
         from ministream.cluster import placing
 
         place = placing(cluster)
+    reading = SourceOptions(**{entry.name: options.pop(entry.name) for entry in fields(SourceOptions)})
+    chosen = RunOptions(reading=reading, **options)
     observer, shown = display(quiet=quiet)
     with shown:
-        verdict = run_until_done(lambda: run(RunOptions(**options), observer, place))
+        verdict = run_until_done(lambda: run(chosen, observer, place))
     if as_json:
         click.echo(json.dumps(verdict.as_dict()))
     else:

@@ -14,6 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 VIEW_ORDERS = ("as-measured", "interlaced", "golden-angle", "bit-reversed")
 """Those of `ministream.sources.ViewOrder`, which is not imported so that help is quick; a test compares."""
 
+STRIPE_METHODS = ("sorting", "filtering", "large", "all", "none")
+"""Those of `ministream.stages.distribute`, likewise."""
 ALGORITHMS = ("sirt", "window-replay", "os-sirt", "fista", "fbp")
 """Those of `ministream.algorithms`, likewise."""
 
@@ -146,7 +148,7 @@ def update_options(command: F) -> F:
 
 
 def correction_options(command: F) -> F:
-    """Add what is estimated from the scan: center, stripes."""
+    """Add what is found in the scan, and corrected: center, stripes, zingers."""
     return with_options(
         command,
         click.option(
@@ -158,10 +160,19 @@ def correction_options(command: F) -> F:
         ),
         click.option(
             "--stripes",
-            type=click.Choice(["sorting", "none"]),
+            type=click.Choice(STRIPE_METHODS),
             default="sorting",
             show_default=True,
-            help="Removal of stripes (rings in the image).",
+            help="Removal of stripes (rings in the image): which of algotom's methods finds them.",
+        ),
+        click.option(
+            "--zingers",
+            type=click.FloatRange(min=0),
+            default=0.08,
+            show_default=True,
+            metavar="THRESHOLD",
+            help="Removal of zingers: pixels of one view that are brighter than those around them by this "
+            "part. 0 leaves them.",
         ),
     )
 

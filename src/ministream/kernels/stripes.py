@@ -33,11 +33,15 @@ LEAST_VIEWS = 16
 """Fewer views than this cannot tell a stripe from the object."""
 
 
-def stripe_offset(sinogram: FloatArray) -> FloatArray:
+METHODS = ("sorting", "filtering", "large", "all")
+"""Algotom's removal based on sorting, on filtering and sorting, of large stripes, of all kinds in turn."""
+
+
+def stripe_offset(sinogram: FloatArray, method: str = "sorting") -> FloatArray:
     """Return the error of every detector column, in attenuation.
 
-    Subtract it from each view. The offset is the median over the angles of what algotom's removal "based on
-    sorting" [1]_ takes off. The median, because that removal also takes off some of the object, at the angles
+    Subtract it from each view. The offset is the median over the angles of what algotom's removal [1]_ takes
+    off. The median, because that removal also takes off some of the object, at the angles
     where an edge passes the column, while a stripe is there at all of them. The filter spans a fortieth of
     the columns.
 
@@ -45,6 +49,8 @@ def stripe_offset(sinogram: FloatArray) -> FloatArray:
     ----------
     sinogram : (angle, column) float32
         Attenuation; the order of the angles does not matter.
+    method : str
+        One of `METHODS`; by default algorithm 3 of the reference.
 
     Returns
     -------
@@ -53,7 +59,7 @@ def stripe_offset(sinogram: FloatArray) -> FloatArray:
     Raises
     ------
     ValueError
-        Not a sinogram, or of fewer than `LEAST_VIEWS` views.
+        Not a sinogram, or of fewer than `LEAST_VIEWS` views; or there is no such method.
 
     References
     ----------
@@ -66,11 +72,22 @@ def stripe_offset(sinogram: FloatArray) -> FloatArray:
     if views < LEAST_VIEWS:
         raise ValueError(f"{views} views: at least {LEAST_VIEWS} are needed to find stripes")
     # late, because it takes a second, which a program that only prints its help should not wait for
-    from algotom.prep.removal import remove_stripe_based_sorting
+    from algotom.prep import removal
 
     size = max(columns // 40, 5) | 1
-    corrected = remove_stripe_based_sorting(np.asarray(sinogram, np.float32), size=size)
-    offset: FloatArray = np.median(sinogram - corrected, axis=0).astype(np.float32)
+    given = np.asarray(sinogram, np.float32)
+    match method:
+        case "sorting":
+            corrected = removal.remove_stripe_based_sorting(given, size=size)
+        case "filtering":
+            corrected = removal.remove_stripe_based_filtering(given, sigma=3, size=size)
+        case "large":
+            corrected = removal.remove_large_stripe(given, snr=3.0, size=2 * size + 1)
+        case "all":
+            corrected = removal.remove_all_stripe(given, snr=3.0, la_size=2 * size + 1, sm_size=size)
+        case _:
+            raise ValueError(f"stripe removal {method!r} is not one of {', '.join(METHODS)}")
+    offset: FloatArray = np.median(given - corrected, axis=0).astype(np.float32)
     return offset
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ministream.sources import SourceOptions
 from ministream.stages.host_memory import SHARE, free_bytes
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -20,7 +21,9 @@ class RunOptions:
     Parameters
     ----------
     source : str
-        An APS Data Exchange file, or ``phantom[:key=value,...]``.
+        As `ministream.sources.open_source` takes it.
+    reading : SourceOptions
+        How to read it.
     out : Path
         Folder of the results; made if it is missing.
     workers, channels : int
@@ -28,9 +31,9 @@ class RunOptions:
     data_server : str
         Installed data server that both gateways use.
     rate : float
-        Projections per second, 0 for as fast as possible.
+        Projections per second, 0 for as fast as possible; a detector has its own.
     order : str
-        Order in which the views are played.
+        Order in which the views are played; a detector has its own.
     algorithm : str
     window, step, iterations, refine : int
     total_variation : float
@@ -39,11 +42,17 @@ class RunOptions:
     center : float or None
         A column index, or None to find it.
     stripes : str
-    flat_value, dark_value : float or None
-        Counts of all flat or dark fields, for a file that has none.
+    zingers : float
+    steer : bool
+        End the scan when the quality stage says that there have been enough projections.
+    tolerance : float
+        Change of the image below which that is so.
+    plot : Path or None
+        Where the quality stage draws its figures over the projections.
     """
 
     source: str
+    reading: SourceOptions
     out: Path
     workers: int
     channels: int
@@ -60,8 +69,10 @@ class RunOptions:
     first_image: str
     center: float | None
     stripes: str
-    flat_value: float | None = None
-    dark_value: float | None = None
+    zingers: float
+    steer: bool
+    tolerance: float
+    plot: Path | None
 
 
 def daq(options: RunOptions, truth: Path | None) -> list[str]:
@@ -70,8 +81,8 @@ def daq(options: RunOptions, truth: Path | None) -> list[str]:
         *_program("daq", options.source, "--listen", LOOPBACK),
         *("--rate", f"{options.rate:g}", "--order", options.order),
         *_optional("--truth", truth),
-        *_optional("--flat-value", options.flat_value),
-        *_optional("--dark-value", options.dark_value),
+        *_optional("--steer", LOOPBACK if options.steer else None),
+        *_reading(options.reading),
     ]
 
 
@@ -87,6 +98,7 @@ def distribute(
         *_program("distribute", "--listen", listen, *_connections(daq_addresses)),
         *("--state-dir", str(state_dir)),
         *("--workers", str(options.workers), "--stripes", options.stripes),
+        *("--zingers", f"{options.zingers:g}"),
         *("--center", "auto" if options.center is None else str(options.center)),
         *_optional("--link-key", key_file),
     ]
@@ -114,11 +126,23 @@ def placed_reconstruct(options: RunOptions, distributor: str) -> list[str]:
     ]
 
 
-def quality(publishers: Sequence[str], truth: Path | None, key_file: Path | None = None) -> list[str]:
-    """Return the command of the live quality stage."""
+def quality(
+    options: RunOptions,
+    publishers: Sequence[str],
+    truth: Path | None,
+    *,
+    projections: int,
+    stop_daq: str | None = None,
+    key_file: Path | None = None,
+) -> list[str]:
+    """Return the command of the live quality stage, for a scan of so many projections."""
     return [
         *_program("quality", *_connections(publishers)),
         *_optional("--reference", truth),
+        *("--projections", str(projections), "--order", options.order),
+        *("--tolerance", f"{options.tolerance:g}"),
+        *_optional("--stop-daq", stop_daq),
+        *_optional("--plot", options.plot),
         *_optional("--link-key", key_file),
     ]
 
@@ -130,6 +154,29 @@ def _program(stage: str, *arguments: str) -> list[str]:
 
 def _connections(addresses: Sequence[str]) -> list[str]:
     return [argument for address in addresses for argument in ("--connect", address)]
+
+
+def _reading(reading: SourceOptions) -> list[str]:
+    """Return the DAQ's options that say how to read a scan, but for those that stand at their defaults."""
+    default = SourceOptions()
+    arguments = []
+    for entry in fields(SourceOptions):
+        value = getattr(reading, entry.name)
+        if value == getattr(default, entry.name):
+            continue
+        option = _READING.get(entry.name, "--" + entry.name.replace("_", "-"))
+        match value:
+            case True:
+                arguments.append(option)
+            case (first, count):
+                arguments += [option, f"{first}:{first + count}"]
+            case _:
+                arguments += [option, str(value)]
+    return arguments
+
+
+_READING = {"buffer_mib": "--buffer", "idle_timeout_s": "--idle-timeout"}
+"""Options that are not named as what they set."""
 
 
 def _optional(option: str, value: object) -> list[str]:

@@ -53,7 +53,10 @@ class Verdict:
     Parameters
     ----------
     complete : bool
-        Every projection of the scan was sent, received and reconstructed exactly once.
+        Every projection of the scan was sent, received and reconstructed exactly once; of one that was ended
+        because more were not wanted, every one until then.
+    ended_early : str or None
+        Why more projections were not wanted; None where the scan went on to its end.
     projections_expected, projections_sent, projections_received, projections_reconstructed : int
     bytes : int
         Application bytes that the session carried from producer to consumer, as the gateways counted them.
@@ -90,6 +93,7 @@ class Verdict:
     """
 
     complete: bool
+    ended_early: str | None
     projections_expected: int
     projections_sent: int
     projections_received: int
@@ -132,6 +136,8 @@ class Verdict:
             else f"INCOMPLETE: of {self.projections_expected} projections {self.projections_sent} sent,"
             f" {self.projections_received} received, {self.projections_reconstructed} reconstructed"
         )
+        if self.ended_early is not None:
+            counts += f" of {self.projections_expected}, more were not needed: {self.ended_early}"
         parts = [
             counts,
             f"{self.bytes / 1e6:.2f} MB at {self.bytes_per_s / 1e6:.2f} MB/s"

@@ -17,6 +17,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +30,7 @@ from ministream.pipeline.commands import RunOptions
 from ministream.pipeline.placement import Named, Place, Placement, Site, Worker
 from ministream.pipeline.report import Observer, Progress, Verdict
 from ministream.pipeline.supervised import Supervised
-from ministream.pipeline.watch import all_done, is_echo
+from ministream.pipeline.watch import Lossy, all_done, is_echo
 from ministream.sinks import volume_attributes
 from ministream.sources import open_source
 
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 _READY_TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.5
 _ACCOUNT_TRIES = 3
+_LOSSES = ("frames_lost", "frames_dropped")
+"""What a detector's DAQ counts."""
 _FAREWELL_S = 5.0
 """How long workers may take to say what they have done, when it is known to be written."""
 
@@ -56,7 +59,7 @@ async def run(options: RunOptions, observer: Observer, place: Place | None = Non
     StageError
         A program failed; all others have been ended.
     """
-    with open_source(options.source, flat_value=options.flat_value, dark_value=options.dark_value) as source:
+    with open_source(options.source, **asdict(options.reading)) as source:
         description = source.describe()
     if options.workers > description.rows:
         raise InputError(
@@ -96,6 +99,7 @@ class _Run:
         self.supervised: list[Supervised | Worker] = []
         self.worker_progress: dict[int, Event] = {}
         self.worker_duplicates: dict[int, int] = {}
+        self.steering: str | None = None
         self.last_received_at = 0.0
 
     async def main(self, *, has_truth: bool) -> Verdict:
@@ -103,14 +107,19 @@ class _Run:
         self._phase("starting two gateways and the DAQ")
         truth = self.folder / "truth.h5" if has_truth else None
         daq, producer, consumer = await self._start_together(truth)
-        target = (await daq.ready(_READY_TIMEOUT_S))["address"]
+        ready = await daq.ready(_READY_TIMEOUT_S)
+        targets = [str(ready["address"])] * options.channels
+        if options.steer:
+            # a channel of its own, so that only this session's consumer can ask the DAQ to end
+            targets.append(str(ready["steering_address"]))
 
         self._phase("opening the session")
-        async with tunnel.open_tunnel(
-            producer, consumer, targets=[target], channels=options.channels
-        ) as session:
+        async with tunnel.open_tunnel(producer, consumer, targets=targets, channels=len(targets)) as session:
             self._phase("starting distributor and workers")
-            distributor, workers, quality = await self._start_consumers(session.addresses, truth)
+            self.steering = session.addresses[options.channels] if options.steer else None
+            distributor, workers, quality = await self._start_consumers(
+                session.addresses[: options.channels], truth
+            )
             self._phase("streaming")
             sent, received = await self._stream(daq, distributor, workers, quality, session)
             parts = [Path(part["output"]) for part in received["parts"]]
@@ -132,8 +141,10 @@ class _Run:
         )
         stream_s = max(float(part["last_update_at"]) for part in reconstructed) - sent["first_projection_at"]
         received_s = self.last_received_at - float(sent["first_projection_at"])
+        wanted = counts[0] if "ended_early" in sent else self.progress.projections_total
         return Verdict(
-            complete=set(counts) == {self.progress.projections_total},
+            complete=set(counts) == {wanted} and not any(map(sent.get, _LOSSES)),
+            ended_early=sent.get("ended_early"),
             projections_expected=self.progress.projections_total,
             projections_sent=counts[0],
             projections_received=counts[1],
@@ -176,7 +187,7 @@ class _Run:
         # the live quality stage is not waited for: it ends with its input, and is told to otherwise; and the
         # distributor knows best what the workers have written
         streaming = asyncio.create_task(
-            all_done([daq, distributor], must_live=self._servers, may_end=[quality, *workers])
+            all_done([self._lossy(daq), distributor], must_live=self._servers, may_end=[quality, *workers])
         )
         metering = asyncio.create_task(self._meter(session))
         try:
@@ -267,7 +278,17 @@ class _Run:
             workers, publishers = await self._start_workers(address)
         else:
             workers, publishers = await self._place_workers(placement, address)
-        quality = await self._start("quality", commands.quality(publishers, truth, key_file))
+        quality = await self._start(
+            "quality",
+            commands.quality(
+                self.options,
+                publishers,
+                truth,
+                projections=self.progress.projections_total,
+                stop_daq=self.steering,
+                key_file=key_file,
+            ),
+        )
         return distributor, workers, quality
 
     async def _start_workers(self, distributor: str) -> tuple[list[Supervised], list[str]]:
@@ -311,6 +332,9 @@ class _Run:
         )
         self.supervised.append(supervised)
         return supervised
+
+    def _lossy(self, daq: Child) -> Lossy:
+        return Lossy(daq, lambda text: self._on_warning(None, text))
 
     async def _start(self, name: str, command: Sequence[str]) -> Child:
         child = await Child.start(
@@ -391,6 +415,8 @@ class _Run:
             "refine": options.refine,
             "total_variation": options.total_variation,
             "stripes": options.stripes,
+            "zingers": options.zingers,
+            "zinger_pixels": int(received["zinger_pixels"]),
             "order": options.order,
             "projections": self.progress.projections_total,
         }

@@ -3,29 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ministream.errors import StageError
 from ministream.pipeline.child import Child, Event
 
+# as in ministream.cli.exit_codes: these tell that a neighbour has gone, and not why
+_CONNECTION_LOST, _NEIGHBOUR_DIED = 4, 8
+
 
 class Program(Protocol):
-    """What ends by itself, and has a name: a child, one that is started again, one on another host."""
+    """What can be waited for: a child, or what stands for one after the other."""
 
     @property
     def name(self) -> str:
         """What users call it."""
 
     async def finished(self) -> Event:
-        """Return its ``done`` event; raise StageError if it failed."""
+        """Wait until it has ended well, and return its summary; raise StageError if it has failed."""
+
+
+class Lossy:
+    """A DAQ whose detector may lose frames.
+
+    Such a DAQ passes on everything else, tells what it has done, and then ends with an error. What there is
+    is worth keeping: here it counts as done, and `on_warning` is told the error.
+    """
+
+    def __init__(self, child: Child, on_warning: Callable[[str], None]) -> None:
+        self.name = child.name
+        self._child = child
+        self._on_warning = on_warning
+
+    async def finished(self) -> Event:
+        """Wait until it has ended, and return its summary.
+
+        Raises
+        ------
+        StageError
+            It has failed before it had passed everything on.
+        """
+        try:
+            return await self._child.finished()
+        except StageError as failure:
+            summary = self._child.summary
+            if summary is None or failure.exit_code != _CONNECTION_LOST:
+                raise
+            self._on_warning(str(failure))
+            return summary
 
 
 _ECHO_S = 1.5
 """After the first failure: how long the program that caused it may take to end as well."""
-
-# as in ministream.cli.exit_codes: these tell that a neighbour has gone, and not why
-_CONNECTION_LOST, _NEIGHBOUR_DIED = 4, 8
 
 
 def is_echo(failure: StageError) -> bool:

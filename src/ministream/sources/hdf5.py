@@ -36,6 +36,7 @@ _THETA = "/exchange/theta"
 _PROCESS = "/process/acquisition"
 _KEYS = {0: FrameKind.PROJECTION, 1: FrameKind.FLAT_FIELD, 2: FrameKind.DARK_FIELD}
 """NXtomo's ``image_key``; anything else is invalid."""
+_MOST_NAMED = 10
 _WORDS = {FrameKind.FLAT_FIELD: "flat", FrameKind.DARK_FIELD: "dark"}
 
 
@@ -78,8 +79,8 @@ class Hdf5File:
             raise self.error(f"{name} is a group, not a dataset")
         return found
 
-    def needed(self, name: str) -> h5py.Dataset:
-        """Return a dataset that the user has named.
+    def needed(self, name: str, *, axes: int = 3) -> h5py.Dataset:
+        """Return a dataset that the user has named, of so many axes as far as that can be.
 
         Raises
         ------
@@ -88,8 +89,23 @@ class Hdf5File:
         """
         found = self.dataset(name)
         if found is None:
-            raise self.error(f"there is no {name}; at its top are {', '.join(self.file) or 'no entries'}")
+            raise self.error(f"there is no {name}; {self._what_there_is(axes)}")
         return found
+
+    def _what_there_is(self, axes: int) -> str:
+        """Return in words what a user may have meant."""
+        found: list[str] = []
+
+        def note(name: str, entry: h5py.Dataset | h5py.Group) -> None:
+            if isinstance(entry, h5py.Dataset) and entry.ndim == axes and entry.dtype.kind in "iuf":
+                found.append(f"{name} {entry.shape}")
+
+        # links are not followed
+        self.file.visititems(note)
+        if found:
+            more = f" and {len(found) - _MOST_NAMED} others" if len(found) > _MOST_NAMED else ""
+            return f"with {axes} axes there are {', '.join(found[:_MOST_NAMED])}{more}"
+        return f"at its top are {', '.join(self.file) or 'no entries'}"
 
     def numbers(self, name: str, dataset: h5py.Dataset) -> npt.NDArray[Any]:
         """Return a small dataset of numbers.
@@ -375,7 +391,7 @@ def _kinds(
 
 
 def _per_frame(file: Hdf5File, name: str, count: int) -> npt.NDArray[Any]:
-    keys = file.numbers(name, file.needed(name))
+    keys = file.numbers(name, file.needed(name, axes=1))
     if keys.shape != (count,) or keys.dtype.kind not in "iu":
         raise file.error(
             f"{name} has the shape {keys.shape} of {keys.dtype}; a whole number is needed for each of "

@@ -68,8 +68,10 @@ class Calibrator:
     views : (projection, row, column) float32
         Attenuation of all views of the scan; kept, not copied.
     angles_rad : (projection,) float64
-    center, stripes : bool
-        What is to be estimated.
+    center : bool
+        Whether the rotation centre is to be found.
+    stripes : str or None
+        Algotom's method to find stripes by, one of `ministream.kernels.stripes.METHODS`; None for not at all.
 
     Notes
     -----
@@ -78,7 +80,7 @@ class Calibrator:
     """
 
     def __init__(
-        self, views: FloatArray, angles_rad: npt.NDArray[np.float64], *, center: bool, stripes: bool
+        self, views: FloatArray, angles_rad: npt.NDArray[np.float64], *, center: bool, stripes: str | None
     ) -> None:
         self._center, self._stripes = center, stripes
         self._views, self._angles = views, angles_rad
@@ -130,7 +132,7 @@ class Calibrator:
 
     @property
     def _wanted(self) -> bool:
-        return self._center or self._stripes
+        return self._center or self._stripes is not None
 
     def _ask(self, count: int) -> None:
         if self._running is not None:
@@ -143,7 +145,9 @@ class Calibrator:
         started_s = time.perf_counter()
         views, angles = self._views[:count], self._angles[:count]
         center = self._find_center(views[:, self._rows], angles) if self._center else None
-        stripes = self._find_stripes(views) if self._stripes and count >= LEAST_VIEWS else None
+        stripes = None
+        if self._stripes is not None and count >= LEAST_VIEWS:
+            stripes = self._find_stripes(views, self._stripes)
         logger.info(
             "calibration from %d views: rotation centre %s, stripes %s, %.2f s",
             count,
@@ -161,12 +165,12 @@ class Calibrator:
             logger.info("no rotation centre from %d views yet: %s", len(views), reason)
             return None
 
-    def _find_stripes(self, views: FloatArray) -> FloatArray | None:
+    def _find_stripes(self, views: FloatArray, method: str) -> FloatArray | None:
         # a median does not become better by thousands of views, and sorting them takes its time
         some = views[:: -(-len(views) // _MOST_VIEWS_FOR_STRIPES)]
         offsets = np.empty(views.shape[1:], np.float32)
         for row in range(len(offsets)):
             if self._cancelled.is_set():
                 return None
-            offsets[row] = stripe_offset(some[:, row])
+            offsets[row] = stripe_offset(some[:, row], method)
         return offsets

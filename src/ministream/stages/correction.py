@@ -19,45 +19,63 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 
 
+_LEAST_TO_TRIM = 5
+"""Frames of a kind, from which on a pixel's brightest and darkest are left out of its mean."""
+
+
 class FieldMean:
     """The mean of the frames of one kind, of the newest set.
+
+    Of five frames or more, each pixel's brightest and darkest one are left out: one zinger in a field would
+    otherwise be in every projection.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
+    trimmed : bool
+        False takes all of them.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, int], *, trimmed: bool = True) -> None:
         self.count = 0
-        self._sum = np.zeros(shape, np.float64)
+        self._trimmed = trimmed
+        self._sums = np.zeros((3, *shape), np.float64)
         self._mean: FloatArray | None = None
 
     def add(self, pixels: npt.NDArray[np.generic], *, resets: bool) -> None:
         """Take one more frame into the mean; begin anew with it if it `resets` the set."""
-        if resets:
+        total, least, most = self._sums
+        if resets or self.count == 0:
             self.count = 0
-            self._sum[:] = 0
-        np.add(self._sum, pixels, out=self._sum, casting="unsafe")
+            self._sums[:] = pixels
+        else:
+            np.add(total, pixels, out=total, casting="unsafe")
+            np.minimum(least, pixels, out=least, casting="unsafe")
+            np.maximum(most, pixels, out=most, casting="unsafe")
         self.count += 1
         self._mean = None
 
     @property
-    def total(self) -> npt.NDArray[np.float64]:
-        """The sum of the frames, (row, column) float64; a view."""
-        return self._sum
+    def sums(self) -> npt.NDArray[np.float64]:
+        """Sum, least and most of the frames, (3, row, column) float64; a view."""
+        return self._sums
 
-    def restore(self, count: int, total: npt.NDArray[np.float64]) -> None:
-        """Go on from `count` frames whose sum is `total`; copied."""
+    def restore(self, count: int, sums: npt.NDArray[np.float64]) -> None:
+        """Go on from `count` frames with these `sums`; copied."""
         self.count = count
-        self._sum[:] = total
+        self._sums[:] = sums
         self._mean = None
 
     @property
     def mean(self) -> FloatArray:
         """(row, column) float32; 0 where no frame has come."""
         if self._mean is None:
-            self._mean = (self._sum / max(self.count, 1)).astype(np.float32)
+            total, least, most = self._sums
+            if self._trimmed and self.count >= _LEAST_TO_TRIM:
+                self._mean = ((total - least - most) / (self.count - 2)).astype(np.float32)
+            else:
+                self._mean = (total / max(self.count, 1)).astype(np.float32)
         return self._mean
 
 
@@ -68,6 +86,8 @@ class Corrector:
     ----------
     description : ScanDescription
         Of the scan; every frame must fit it.
+    trimmed : bool
+        Leave extremes out of the means of the fields, see `FieldMean`.
 
     Attributes
     ----------
@@ -75,10 +95,10 @@ class Corrector:
         How many pixels had no attenuation so far, and were interpolated.
     """
 
-    def __init__(self, description: ScanDescription) -> None:
+    def __init__(self, description: ScanDescription, *, trimmed: bool = True) -> None:
         self._shape = (description.rows, description.columns)
-        self.flat_fields = FieldMean(self._shape)
-        self.dark_fields = FieldMean(self._shape)
+        self.flat_fields = FieldMean(self._shape, trimmed=trimmed)
+        self.dark_fields = FieldMean(self._shape, trimmed=trimmed)
         self.invalid_pixels = 0
         self._warned = False
         self._projections = 0

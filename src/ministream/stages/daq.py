@@ -22,7 +22,7 @@ from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.sinks import write_volume
 from ministream.sources import Source, SourceOptions, ViewOrder, open_source
 from ministream.stages.frame_publisher import SEND_QUEUE, FramePublisher
-from ministream.stages.steering import SteeringListener
+from ministream.stages.steering import ENDED_EARLY, SteeringListener
 from ministream.transport import RECONNECT_TIMEOUT_S, FlowEvent, Joined, Left, Outlet
 from ministream.wire import encode
 
@@ -243,10 +243,12 @@ class _Flows:
         self._sent += frame.kind is FrameKind.PROJECTION
         return len(payload) * len(self._flows)
 
-    def finish(self) -> None:
-        """Tell them that this was all."""
+    def finish(self, ended_early: str | None) -> None:
+        """Tell them that this was all, and why it is less than was announced if somebody wanted that."""
         self._finished = True
         for flow in self._flows:
+            if ended_early is not None:
+                self._outlet.notify(flow, {"kind": ENDED_EARLY, "reason": ended_early})
             self._outlet.finish(flow)
 
     def serve(self, timeout_s: float) -> None:
@@ -332,8 +334,9 @@ class _Play:
 
     @property
     def _ended_early(self) -> str | None:
-        """Why no more projections are wanted, if somebody has said so."""
-        return None if self._steering is None else self._steering.reason
+        """Why no more projections are wanted, if somebody has said so while there were more."""
+        everything = self._counts.projections == self._description.projections
+        return None if self._steering is None or everything else self._steering.reason
 
     def _audiences(self) -> list[_Flows | FramePublisher]:
         return [audience for audience in (self._flows, self._publisher) if audience is not None]
@@ -400,7 +403,7 @@ class _Play:
 
     def _finish(self) -> None:
         if self._flows is not None:
-            self._flows.finish()
+            self._flows.finish(self._ended_early)
             while self._flows.outstanding:
                 self._serve(_POLL_S)
         if self._publisher is not None:

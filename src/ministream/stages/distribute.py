@@ -45,13 +45,16 @@ from typing import Any
 
 from ministream.errors import ConnectionFailed, InputError, ProtocolError
 from ministream.frames import ScanDescription
+from ministream.kernels import stripes, zingers
 from ministream.stages.calibration import Calibrator, warm_up
 from ministream.stages.correction import Corrector
 from ministream.stages.distributor_memory import shares_of
 from ministream.stages.ranks import Ranks
+from ministream.stages.steering import ENDED_EARLY
 from ministream.stages.store import ScanStore
 from ministream.stages.syncing import Syncing
 from ministream.stages.workers import Workers
+from ministream.stages.zingers import ZingerRemover
 from ministream.transport import (
     FIRST_CREDITS,
     RECONNECT_TIMEOUT_S,
@@ -59,6 +62,7 @@ from ministream.transport import (
     Inlet,
     LinkKey,
     Message,
+    Notice,
     Outlet,
     wait_any,
 )
@@ -70,7 +74,7 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, Any]], None]
 
-STRIPE_METHODS = ("sorting", "none")
+STRIPE_METHODS = (*stripes.METHODS, "none")
 _WAIT_S = 0.2
 _WAIT_FOR_ESTIMATE_S = 0.02
 
@@ -94,6 +98,9 @@ class DistributeOptions:
         Rotation centre as a column index; None to estimate it.
     stripes : str
         One of `STRIPE_METHODS`.
+    zingers : float
+        How much brighter than their surroundings zingers are, see `ministream.kernels.zingers`; 0 leaves
+        them.
     credits : int or None
         Frames that may be on their way from the DAQ or in work; None for what
         `ministream.transport.credits_for` says.
@@ -117,6 +124,7 @@ class DistributeOptions:
     tmq: str | None = None
     center: float | None = None
     stripes: str = "sorting"
+    zingers: float = zingers.THRESHOLD
     credits: int | None = None
     connect_timeout_s: float = 30.0
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
@@ -131,10 +139,11 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
 
     Reports ``ready`` (``address``, and ``tmq_address`` if there is one), ``progress``
     (``projections_received``, ``projections_total``, ``rotation_center``, ``workers``, and ``ranks`` of the
-    mini-app that are there), ``done`` (also ``invalid_pixels``, ``duplicates_dropped``,
+    mini-app that are there), ``done`` (also ``invalid_pixels``, ``zinger_pixels``, ``duplicates_dropped``,
     ``frames_retransmitted``, ``flat_fields``, ``dark_fields``, ``rotation_center_estimated``,
     ``workers_joined``, ``workers_lost``, ``seconds``, and ``parts``: which worker has written which slices,
-    and where). Figures of what was sent, dropped and lost are of this process.
+    and where; and ``ended_early``: why the DAQ has sent fewer projections than announced, if it was asked
+    to). Figures of what was sent, dropped and lost are of this process.
 
     Raises
     ------
@@ -152,6 +161,8 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
     """
     if not options.workers and options.tmq is None:
         raise InputError("0 workers: at least one is needed, or --tmq for those of the mini-app")
+    if not 0 <= options.zingers < float("inf"):
+        raise InputError(f"zingers that are {options.zingers:g} brighter: it is 0 or more, and finite")
     if options.stripes not in STRIPE_METHODS:
         raise InputError(f"stripes {options.stripes!r} is not one of {', '.join(STRIPE_METHODS)}")
     store = None if options.state_dir is None else ScanStore.reopen(options.state_dir)
@@ -174,6 +185,8 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
             ranks = Ranks(server, timeout_s=options.worker_timeout_s, patience_s=options.reconnect_timeout_s)
         report(ready)
         warm_up(center=options.center is None, stripes=options.stripes != "none")
+        if options.zingers:
+            zingers.warm_up()
         workers = Workers(
             outlet,
             options.workers,
@@ -218,7 +231,7 @@ def run(options: DistributeOptions, report: Report, stop: threading.Event) -> No
                 store.attenuation,
                 store.angles_rad,
                 center=options.center is None,
-                stripes=options.stripes != "none",
+                stripes=None if options.stripes == "none" else options.stripes,
             )
         )
         _Distribution(options, store, inlet, workers, ranks, calibrator, report).run(stop)
@@ -245,13 +258,19 @@ class _Distribution:
         self._ranks = ranks
         self._calibrator = calibrator
         self._report = report
-        self._corrector = Corrector(store.description)
+        self._corrector = Corrector(store.description, trimmed=options.zingers > 0)
+        self._zingers = None
+        if options.zingers:
+            self._zingers = ZingerRemover(
+                store.attenuation, store.angles_rad, count=store.count, threshold=options.zingers
+            )
         flat, dark = store.fields
         self._corrector.flat_fields.restore(*flat)
         self._corrector.dark_fields.restore(*dark)
         self._duplicates = 0
         self._center = options.center
         self._estimated = False
+        self._ended_early: str | None = None
         # messages of the DAQ, and how many projections the workers must be through before it gets its credit
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._known = False
@@ -326,8 +345,14 @@ class _Distribution:
             news, self._ended = not self._ended, True
             self._store.end()
             return news
-        if isinstance(item, Message):
-            self._take(item)
+        match item:
+            case Message():
+                self._take(item)
+            case Notice(message={"kind": kind, "reason": reason}) if kind == ENDED_EARLY:
+                self._ended_early = str(reason)
+            case _:
+                # a DAQ of a later version may tell more
+                pass
         return item is not None
 
     def _check_sender(self) -> None:
@@ -355,13 +380,15 @@ class _Distribution:
             attenuation = corrector.take(frame)
             if attenuation is None:
                 flats, darks = corrector.flat_fields, corrector.dark_fields
-                self._store.set_fields(frame.sequence, (flats.count, flats.total), (darks.count, darks.total))
+                self._store.set_fields(frame.sequence, (flats.count, flats.sums), (darks.count, darks.sums))
             elif self._store.count == self._description.projections:
                 raise ProtocolError(
                     f"the DAQ sends more than the {self._store.count} projections that it has announced"
                 )
             else:
                 invalid = corrector.invalid_pixels - invalid
+                if self._zingers is not None:
+                    self._zingers.clean(attenuation, frame.angle_rad, self._store.count)
                 self._store.add(frame.sequence, frame.angle_rad, attenuation, invalid=invalid)
                 self._calibrator.arrived(self._store.count)
                 self._report({"event": "progress", **self._progress()})
@@ -397,7 +424,11 @@ class _Distribution:
             self._calibrator.begin_last()
         if not self._settled and not self._calibrator.busy:
             self._settled = True
-            if self._store.count < self._description.projections:
+            if self._ended_early is not None:
+                logger.info(
+                    "the DAQ has ended early, after %d projections: %s", self._store.count, self._ended_early
+                )
+            elif self._store.count < self._description.projections:
                 logger.warning(
                     "the DAQ has announced %d projections and sent %d",
                     self._description.projections,
@@ -427,12 +458,14 @@ class _Distribution:
             "flat_fields": self._corrector.flat_fields.count,
             "dark_fields": self._corrector.dark_fields.count,
             "invalid_pixels": self._store.invalid_pixels,
+            "zinger_pixels": 0 if self._zingers is None else self._zingers.removed,
             "rotation_center_estimated": self._estimated,
             "duplicates_dropped": self._duplicates + self._inlet.duplicates,
             "frames_retransmitted": self._workers.outlet.retransmitted,
             "workers_joined": self._workers.joined,
             "workers_lost": self._workers.lost,
             "seconds": time.monotonic() - self._started_s,
+            **({} if self._ended_early is None else {"ended_early": self._ended_early}),
         }
 
 

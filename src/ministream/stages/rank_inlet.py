@@ -120,7 +120,7 @@ class RankInlet:
         if self._received == self._projections:
             raise InputError(
                 f"more than {self._projections} projections come from {self._client.address}; say how many "
-                "there are at most with --projections"
+                "there are at most with --most-projections"
             )
         if self._center is None or abs(view.rotation_center - self._center) > _SMALL_CHANGE:
             self._center = view.rotation_center

@@ -22,6 +22,9 @@ from ministream.stages.broadcast import bind
 
 logger = logging.getLogger(__name__)
 
+ENDED_EARLY = "ended_early"
+"""Kind of the notice, with a ``reason``, by which a DAQ tells its consumers that no more were wanted."""
+
 _FINISH = "finish"
 _LONGEST = 4096
 """Bytes of a message."""

@@ -14,7 +14,7 @@ a host that went down, the kernel's boot id tells: after a kill everything count
 ``views``
     For each projection: number of its frame, angle, pixels that were interpolated.
 ``fields``
-    Sums of flat and dark fields, twice: one is valid while the other is written.
+    Sum, least and most of flat and dark fields, twice: one is valid while the other is written.
 ``counts``
     How many projections are there, which sums are valid, and how many fields they are of.
 ``durable.json``
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
-_VERSION = 1
+_VERSION = 2
 _VIEW = np.dtype([("sequence", "<i8"), ("angle_rad", "<f8"), ("invalid", "<i8")])
 _PROJECTIONS, _GENERATION, _ENDED = 0, 1, 2
 # for each of the two generations: flat fields, dark fields, number of the next frame
@@ -274,7 +274,7 @@ class ScanStore:
 
     @property
     def fields(self) -> tuple[tuple[int, npt.NDArray[np.float64]], tuple[int, npt.NDArray[np.float64]]]:
-        """Count and sum of the flat fields, and of the dark fields; the sums are (row, column) float64."""
+        """Count and sums of the flat fields, and of the dark fields; sums are (3, row, column) float64."""
         flats, darks, _ = self._field_counts
         flat_sum, dark_sum = self._fields[int(self._counts[_GENERATION]) % 2]
         return (flats, flat_sum), (darks, dark_sum)
@@ -354,7 +354,7 @@ def _shapes(description: ScanDescription) -> dict[str, tuple[np.dtype[Any], tupl
     return {
         "attenuation": (np.dtype("<f4"), (description.projections, *frame)),
         "views": (_VIEW, (description.projections,)),
-        "fields": (np.dtype("<f8"), (2, 2, *frame)),
+        "fields": (np.dtype("<f8"), (2, 2, 3, *frame)),
         "counts": (np.dtype("<i8"), (_COUNTS,)),
     }
 

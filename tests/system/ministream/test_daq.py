@@ -18,7 +18,7 @@ from ministream.frames import Frame, FrameKind, ScanDescription
 from ministream.sources import ViewOrder
 from ministream.sources.phantom import Phantom, PhantomOptions
 from ministream.stages.steering import ask_to_finish
-from ministream.transport import Ended, Inlet, Message
+from ministream.transport import Ended, Inlet, Message, Notice
 from ministream.wire import decode
 from support.consuming import consume, event
 from support.processes import MarkedProcesses
@@ -262,9 +262,12 @@ def test_a_scan_that_is_asked_to_end_ends_well_and_early(processes: MarkedProces
     ready = event(daq)
     with pytest.raises(ProtocolError, match="has not begun"):
         ask_to_finish(ready["steering_address"], "too early")
-    projections = 0
+    projections, told = 0, []
     with Inlet([ready["address"]], flow="c") as inlet:
         while not isinstance(item := inlet.receive(30), Ended):
+            if isinstance(item, Notice):
+                told.append(item.message)
+                continue
             assert isinstance(item, Message)
             projections += decode(item.payload, "uint16").kind is FrameKind.PROJECTION
             inlet.acknowledge(item.sequence)
@@ -272,5 +275,7 @@ def test_a_scan_that_is_asked_to_end_ends_well_and_early(processes: MarkedProces
                 ask_to_finish(ready["steering_address"], "five are enough")
     done = summary(daq)
     assert done["ended_early"] == "five are enough"
+    # its consumer need not take it for a loss
+    assert told == [{"kind": "ended_early", "reason": "five are enough"}]
     assert done["projections_sent"] == projections
     assert 5 <= projections < 100

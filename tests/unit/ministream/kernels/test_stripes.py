@@ -30,10 +30,12 @@ def stripes() -> np.ndarray:
     return offset
 
 
-@pytest.mark.parametrize("views", [45, 180])
-def test_known_offsets_are_found(views: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "views"), [("sorting", 45), ("sorting", 180), ("filtering", 180), ("large", 180), ("all", 180)]
+)
+def test_known_offsets_are_found(method: str, views: int) -> None:
     wanted = stripes()
-    found = stripe_offset(noisy(sinogram(views), wanted))
+    found = stripe_offset(noisy(sinogram(views), wanted), method)
     assert found.dtype == np.float32
     at = wanted != 0
     # photon noise of the mean of the views: at most 0.02 / sqrt(45)
@@ -61,6 +63,11 @@ def test_the_sinogram_is_not_changed() -> None:
 def test_too_few_views_are_refused() -> None:
     with pytest.raises(ValueError, match=f"{LEAST_VIEWS - 1} views"):
         stripe_offset(sinogram(LEAST_VIEWS - 1))
+
+
+def test_a_method_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'magic' is not one of sorting, filtering, large, all"):
+        stripe_offset(sinogram(LEAST_VIEWS), "magic")
 
 
 def test_what_is_no_sinogram_is_refused() -> None:

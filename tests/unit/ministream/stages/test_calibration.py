@@ -54,7 +54,7 @@ def calibrator(*, center: bool = True, stripes: bool = True) -> Filling:
         np.zeros((PROJECTIONS, ROWS, COLUMNS), np.float32),
         np.zeros(PROJECTIONS),
         center=center,
-        stripes=stripes,
+        stripes="sorting" if stripes else None,
     )
 
 

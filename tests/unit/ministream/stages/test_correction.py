@@ -75,3 +75,29 @@ def test_invalid_pixels_are_counted_over_all_projections() -> None:
 def test_a_frame_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"\(2, 5\).*\(2, 4\)"):
         Corrector(SCAN).take(frame(FrameKind.FLAT_FIELD, 1000, shape=(2, 5)))
+
+
+def test_one_zinger_in_a_field_is_in_no_projection() -> None:
+    kept, dropped = (Corrector(SCAN, trimmed=trimmed) for trimmed in (False, True))
+    for corrector in (kept, dropped):
+        for number in range(6):
+            frame = np.full((2, 4), 1000 + 10 * (number % 3), np.uint16)
+            if number == 2:
+                frame[1, 3] = 65535
+            if number == 4:
+                frame[0, 0] = 0
+            corrector.take(Frame(sequence=number, kind=FrameKind.FLAT_FIELD, pixels=frame))
+    assert dropped.flat_fields.mean.tolist() == [[1007.5, 1010, 1010, 1010], [1010, 1010, 1010, 1010]]
+    assert kept.flat_fields.mean[1, 3] > 10_000
+    # what is kept of them is enough to go on
+    again = Corrector(SCAN)
+    again.flat_fields.restore(dropped.flat_fields.count, dropped.flat_fields.sums)
+    np.testing.assert_array_equal(again.flat_fields.mean, dropped.flat_fields.mean)
+
+
+def test_a_new_set_forgets_the_extremes_of_the_one_before() -> None:
+    corrector = Corrector(SCAN)
+    for value, resets in ((9, False), (60_000, False), *((1000, number == 0) for number in range(6))):
+        pixels = np.full((2, 4), value, np.uint16)
+        corrector.take(Frame(sequence=0, kind=FrameKind.FLAT_FIELD, pixels=pixels, resets=resets))
+    assert (corrector.flat_fields.mean == 1000).all()

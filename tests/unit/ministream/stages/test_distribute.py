@@ -284,6 +284,53 @@ def test_a_centre_that_cannot_be_found_is_the_middle(stack: ExitStack, daq: Daq,
     assert "rotation centre could not be found" in caplog.text
 
 
+@pytest.mark.parametrize(("threshold", "found"), [(0.08, 2), (0.0, 0)])
+def test_zingers_are_taken_off_before_workers_see_them(
+    stack: ExitStack, daq: Daq, threshold: float, found: int
+) -> None:
+    distributor = start(stack, daq, zingers=threshold)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    worker.notice()
+    for index in range(PROJECTIONS):
+        pixels, angle = view(index)
+        wanted = -np.log((pixels - 100.0) / 60_000)
+        zinger = index in (5, 15)
+        if zinger:
+            pixels[2, 20] = 65_000
+        daq.send(FrameKind.PROJECTION, pixels, angle)
+        left = zinger and not threshold
+        assert (abs(worker.frame().pixels[2, 20] - wanted[2, 20]) > 0.1) == left, index
+    daq.outlet.finish(daq.flow)
+    worker.drain()
+    daq.finish_later()
+    assert distributor.done["zinger_pixels"] == found
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_fewer_projections_than_announced_are_a_warning_unless_they_were_asked_for(
+    stack: ExitStack, daq: Daq, caplog: pytest.LogCaptureFixture, *, asked_for: bool
+) -> None:
+    distributor = start(stack, daq)
+    worker = join(stack, distributor.address)
+    daq.accept()
+    daq.send_fields()
+    for index in range(3):
+        daq.send(FrameKind.PROJECTION, *view(index))
+    if asked_for:
+        daq.outlet.notify(daq.flow, {"kind": "ended_early", "reason": "three are enough"})
+        # what a later version may tell
+        daq.outlet.notify(daq.flow, {"kind": "weather", "reason": "rain"})
+    daq.outlet.finish(daq.flow)
+    assert sum(isinstance(item, Message) for item in worker.drain()) == 3 + 1
+    daq.finish_later()
+    done = distributor.done
+    assert done["projections_received"] == 3
+    assert done.get("ended_early") == ("three are enough" if asked_for else None)
+    assert ("has announced 24 projections and sent 3" in caplog.text) is not asked_for
+
+
 def test_the_slices_of_a_worker_that_leaves_go_to_the_others_with_their_history(
     stack: ExitStack, daq: Daq
 ) -> None:

@@ -44,7 +44,7 @@ def view(value: float) -> np.ndarray:
 
 
 def field(value: float) -> np.ndarray:
-    return np.full((ROWS, COLUMNS), value)
+    return np.full((3, ROWS, COLUMNS), value)
 
 
 def test_what_was_added_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
@@ -106,7 +106,8 @@ number = 0
 while True:
     # fields whose parts belong together, and then views that are of one value each
     value = float(number + 1)
-    store.set_fields(number, (number + 1, np.full((3, 8), value)), (number + 1, np.full((3, 8), -value)))
+    fields = np.full((3, 3, 8), value)
+    store.set_fields(number, (number + 1, fields), (number + 1, -fields))
     number += 1
     if number % 50 == 0 and store.count < 5:
         store.add(number, value, np.full((3, 8), value, np.float32), invalid=0)
