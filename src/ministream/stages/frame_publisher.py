@@ -19,6 +19,7 @@ from ministream.errors import ConnectionFailed
 from ministream.frames import Frame
 from ministream.stages.broadcast import END_OF_DATA, bind
 from ministream.wire import encode
+from ministream.wire.tmq import EDGE_TO_MIDDLE
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,10 @@ class FramePublisher:
         ----------
         frame : Frame
         rotation_center : float or None
-            A column; without one the mini-app's default, half the columns, is sent.
+            A column, counted from the middle of the first one. The mini-app counts from its edge, so half a
+            column more is sent; without one its default, half the columns.
         """
-        center = frame.pixels.shape[1] / 2 if rotation_center is None else rotation_center
+        center = frame.pixels.shape[1] / 2 if rotation_center is None else rotation_center + EDGE_TO_MIDDLE
         return self._send(encode(frame, center))
 
     def _send(self, message: bytes | memoryview) -> bool:

@@ -43,7 +43,8 @@ _HELLO = struct.Struct("<II")
 _SHARE = struct.Struct("<IIII")
 _VIEW = struct.Struct("<iff")
 _FIN_KIND, _HELLO_KIND, _SHARE_KIND, _NEXT_KIND, _VIEW_KIND = 0x00, 0x01, 0x02, 0x10, 0x20
-_EDGE_TO_MIDDLE = 0.5
+EDGE_TO_MIDDLE = 0.5
+"""Columns: the mini-app counts them from the edge of the first one, we from its middle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ def encode(sequence: int, message: Message, *, slack: bool = False) -> bytes:
             case Next():
                 kind, body = _NEXT_KIND, b""
             case View():
-                center = message.rotation_center + _EDGE_TO_MIDDLE
+                center = message.rotation_center + EDGE_TO_MIDDLE
                 kind, body = _VIEW_KIND, _VIEW.pack(message.projection, message.angle_rad, center)
                 pixels = message.data
             case Fin():
@@ -167,7 +168,7 @@ def parse(data: Buffer) -> tuple[int, Message]:
             return sequence, View(
                 projection=projection,
                 angle_rad=angle_rad,
-                rotation_center=center - _EDGE_TO_MIDDLE,
+                rotation_center=center - EDGE_TO_MIDDLE,
                 data=body[_VIEW.size :],
             )
         case 0x00:

@@ -251,3 +251,13 @@ def test_the_mini_apps_spellings_stand_in_a_configuration_file_too(
     with Distributor(ready["publish_address"]) as distributor:
         assert len(distributor.images()) == 45
     ends_well(daq)
+
+
+def test_a_known_rotation_axis_is_counted_from_the_first_columns_edge(processes: MarkedProcesses) -> None:
+    """So that the middle is half the columns, as in the mini-app's default."""
+    source = "phantom:columns=64,rows=2,projections=4,center_offset=1.5"
+    daq, publisher, _ = start(processes, source, local=LOCAL[:2])
+    with Distributor(publisher) as distributor:
+        images = distributor.images()
+    ends_well(daq)
+    assert {image.center for image in images} == {32 + 1.5}
