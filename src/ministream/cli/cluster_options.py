@@ -123,7 +123,8 @@ def is_given(context: click.Context, name: str) -> bool:
 
 def spelling(context: click.Context, name: str) -> str:
     """Return how users write the parameter `name`."""
-    return next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+    spelled = next(parameter.opts for parameter in context.command.params if parameter.name == name)
+    return max(spelled, key=len)
 
 
 def repeated(context: click.Context, options: Mapping[str, Any]) -> list[str]:
