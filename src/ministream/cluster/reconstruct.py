@@ -6,10 +6,9 @@ The distributor is somebody else's: it runs already, and serves whoever has its 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ async def _reconstruct(cluster: ClusterOptions, options: PlacedOptions, report: 
     key = None if options.key_file is None else LinkKey.read(options.key_file)
     slowest = _Slowest(cluster.workers, report)
     mark = scratch.new_mark()
-    with scratch.folder() as folder, _no_stragglers(mark):
+    with scratch.folder() as folder, scratch.no_stragglers(mark):
         site = Site(scratch=folder, shared=shared, mark=mark)
         async with placement(
             cluster, site, key=key, key_file=options.key_file or Path(), has_output=output is not None
@@ -170,14 +169,6 @@ def _merge(output: Path, parts: Sequence[Event]) -> None:
         name: value for name, value in volume_attributes(paths[0]).items() if name not in _OF_ONE_PART
     }
     merge_volumes(output, paths, attributes=attributes)
-
-
-@contextlib.contextmanager
-def _no_stragglers(mark: str) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        scratch.kill_stragglers(mark)
 
 
 def _warn(worker: Named | None, text: str) -> None:

@@ -74,15 +74,15 @@ async def run(options: RunOptions, observer: Observer, place: Place | None = Non
     with scratch.folder() as folder:
         run_ = _Run(options, observer, folder)
         run_.progress.projections_total = description.projections
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                if place is not None:
-                    site = Site(scratch=folder, shared=options.out.absolute(), mark=run_.mark)
-                    run_.placement = await stack.enter_async_context(place(site))
-                return await run_.main(has_truth=source.has_truth)
-        finally:
-            await run_.stop()
-            scratch.kill_stragglers(run_.mark)
+        with scratch.no_stragglers(run_.mark):
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    if place is not None:
+                        site = Site(scratch=folder, shared=options.out.absolute(), mark=run_.mark)
+                        run_.placement = await stack.enter_async_context(place(site))
+                    return await run_.main(has_truth=source.has_truth)
+            finally:
+                await run_.stop()
 
 
 class _Run:

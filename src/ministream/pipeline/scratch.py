@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ministream.errors import StageError
+
+logger = logging.getLogger(__name__)
 
 MARK = "SCISTREAM_MARK_RUN"
 """Environment variable by which the processes of a run are known. Data servers pass such names on."""
@@ -43,14 +46,27 @@ def _sweep(parent: Path) -> None:
                 shutil.rmtree(path)
 
 
-def kill_stragglers(mark: str) -> None:
-    """Make sure of it: no process that descends from this run is left, whatever its parent did.
+@contextlib.contextmanager
+def no_stragglers(mark: str) -> Iterator[None]:
+    """Make sure of it: afterwards no process that descends from this run is left, whatever its parent did.
 
     Raises
     ------
     StageError
-        There was one. It has been killed.
+        There was one, although nothing else had failed. It has been killed.
     """
+    try:
+        yield
+    except BaseException:
+        try:
+            _kill_stragglers(mark)
+        except StageError as left:  # what they are left by is the error
+            logger.warning("%s", left)
+        raise
+    _kill_stragglers(mark)
+
+
+def _kill_stragglers(mark: str) -> None:
     wanted = f"{MARK}={mark}".encode()
     left = []
     for process in Path("/proc").iterdir():
