@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,24 @@ from support.container_engine import container_engine as container_engine  # noq
 pytest_plugins = ["support.attacks"]
 
 REQUIRE_PEERS = os.environ.get("MINISTREAM_REQUIRE_PEERS") == "1"
+
+
+COMPILE = """
+from ministream import algorithms
+from ministream.kernels import zingers
+from ministream.stages import calibration
+
+algorithms.warm_up()
+calibration.warm_up(center=True, stripes=True)
+zingers.warm_up()
+"""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile the kernels once, if they are not: whole programs would be waited for in vain meanwhile."""
+    wanted = any("system/ministream" in item.path.as_posix() for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        subprocess.run([sys.executable, "-P", "-c", COMPILE], check=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

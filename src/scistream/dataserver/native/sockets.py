@@ -102,23 +102,6 @@ def limit_unsent(sock: socket.socket, size: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
 
 
-def begin_small(sock: socket.socket, size: int) -> None:
-    """Let a new connection's receive buffer begin with `size` bytes if it has more; the kernel enlarges it.
-
-    One whose size was set, for a long path, stays. So do all where Linux is older than 5.14 and could not
-    enlarge them.
-    """
-    try:
-        is_set = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
-    except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:
-            raise
-        return
-    if not is_set and 2 * size < sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
-
-
 def is_multipath(sock: socket.socket) -> bool:
     """Return whether a connection is MPTCP's; one that an MPTCP listener has accepted may be plain TCP."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == IPPROTO_MPTCP
