@@ -63,15 +63,12 @@ class Stage:
         Where the relays run.
     sink_port : int
         Where the last relay of each chain connects.
-    connections : int
-        What each relay has to carry at once; 0: what it carries as it comes.
     """
 
-    def __init__(self, folder: Path, cores: Collection[int], sink_port: int, connections: int = 0) -> None:
+    def __init__(self, folder: Path, cores: Collection[int], sink_port: int) -> None:
         self._folder = folder
         self._cores = set(cores)
         self._sink_port = sink_port
-        self._connections = connections
         self._count = 0
         self.chains: list[Chain] = []
         write_certificates(folder)
@@ -106,7 +103,6 @@ class Stage:
                 leg="listener" if hop == 0 else "target",
                 tls=tls,
                 cores=len(self._cores),
-                connections=self._connections,
             )
             log = self._folder / f"{self._count}.log"
             process = self._start(relay(place), log)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scistream.auth.certificates import make_certificate
-from scistream.bench.processes import workers_for
 from scistream.dataserver.native.tls_kernel import why_no_kernel_tls
 
 OURS = "ours"
@@ -55,8 +54,6 @@ class Hop:
         Whether that leg is encrypted.
     cores : int
         For relays that do not find out by themselves.
-    connections : int
-        What it has to carry at once; 0: what it carries as it comes.
     """
 
     config: Path
@@ -65,7 +62,6 @@ class Hop:
     leg: str
     tls: bool
     cores: int = 1
-    connections: int = 0
 
     @property
     def own(self) -> Path:
@@ -99,8 +95,6 @@ def ours(*more: str) -> Relay:
         arguments = [sys.executable, "-P", "-m", "scistream.cli.s2ds", "forward"]
         arguments += ["--listen", hop.listen, "--target", hop.target, *more]
         arguments += ["--wan-leg", hop.leg]
-        if hop.connections:
-            arguments += ["--workers", str(max(hop.cores, workers_for(hop.connections)))]
         if hop.tls:
             arguments += ["--tls-leg", hop.leg, "--certificate", f"{hop.own}.crt"]
             arguments += ["--private-key", f"{hop.own}.key", "--peer-certificate", f"{hop.peer}.crt"]

@@ -15,10 +15,6 @@ from pathlib import Path
 import psutil
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_OURS = 6
-"""Open files that ours counts for each connection: its sockets, and pipes."""
-_OTHERS = 500
-"""Open files that a process may have besides."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -128,16 +124,7 @@ def raise_descriptor_limit(wanted: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted)), hard))
 
 
-def most_connections(wanted: int, *, descriptors: int = _OURS) -> int:
-    """Return how many connections one process may carry that has so many open files for each."""
-    return min(wanted, _descriptors() // descriptors)
-
-
-def workers_for(connections: int) -> int:
-    """Return how many processes ours needs for so many connections."""
-    return -(-_OURS * connections // _descriptors())
-
-
-def _descriptors() -> int:
+def most_connections(wanted: int) -> int:
+    """Return how many connections one process may carry with its open files; ours counts six for each."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft - _OTHERS
+    return min(wanted, (soft - 500) // 6)

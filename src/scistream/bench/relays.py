@@ -24,16 +24,7 @@ from scistream.bench.goals import judge, ratios
 from scistream.bench.machine import Cores, describe_machine, versions
 from scistream.bench.peers import OURS, contestants, plain_contestants, tls_contestants
 from scistream.bench.processes import raise_descriptor_limit
-from scistream.bench.scenarios import (
-    BRIEFLY_LEFT_OUT,
-    CROWDED,
-    Effort,
-    Part,
-    Place,
-    Scenario,
-    crowd_of,
-    scenarios,
-)
+from scistream.bench.scenarios import BRIEFLY_LEFT_OUT, Effort, Part, Place, Scenario, scenarios
 from scistream.bench.sink import Sink
 from scistream.errors import ConfigurationError, DataServerError, SciStreamError
 
@@ -195,8 +186,7 @@ def _start(
             stack.callback(sinks[core].close)
         own = folder / place.name
         own.mkdir(mode=0o700)
-        connections = crowd_of(plan.effort) if place.is_crowded else 0
-        stage = Stage(own, everywhere if spread else {plan.cores.relay}, sinks[core].port, connections)
+        stage = Stage(own, everywhere if spread else {plan.cores.relay}, sinks[core].port)
         stack.callback(stage.close)
         places[place] = (sinks[core], stage)
         _fill(stage, plan, place)
@@ -204,11 +194,11 @@ def _start(
 
 
 def _fill(stage: Stage, plan: RelayPlan, place: Place) -> None:
-    tls = place in {Place.TLS, Place.TLS_ALL_CORES, Place.TLS_CROWD}
-    hops = 1 if place in {Place.PLAIN_1, Place.PLAIN_CROWD} else 2
+    tls = place in {Place.TLS, Place.TLS_ALL_CORES}
+    hops = 1 if place is Place.PLAIN_1 else 2
     relays = tls_contestants() if tls else plain_contestants()
     for name, relay in relays.items():
-        if plan.takes(name) and (name in CROWDED or not place.is_crowded):
+        if plan.takes(name):
             stage.add(name, relay, hops=hops, tls=tls)
-    if not tls and not place.is_crowded:
+    if not tls:
         stage.add_direct()

@@ -14,7 +14,7 @@ from scistream.bench.peers import OURS
 from scistream.bench.processes import most_connections
 from scistream.bench.sink import Sink
 
-CROWDED = {OURS, "haproxy", "nginx"}
+_CROWDED = {OURS, "haproxy", "nginx"}
 """As they come; one of each is enough, and stunnel needs a thread per connection."""
 
 
@@ -35,13 +35,6 @@ class Place(StrEnum):
     PLAIN_2 = "plain, 2 hops"
     TLS = "TLS, 2 hops"
     TLS_ALL_CORES = "TLS, 2 hops, all cores"
-    PLAIN_CROWD = "plain, 1 hop, a crowd"
-    TLS_CROWD = "TLS, 2 hops, a crowd"
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether its relays are started for a crowd: ours with processes enough for its open files."""
-        return self in {Place.PLAIN_CROWD, Place.TLS_CROWD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +143,6 @@ def idle_name(place: Place) -> str:
     return f"{place}, idle connection"
 
 
-def crowd_of(effort: Effort) -> int:
-    """Return how many connections the crowd has; a peer's one process has two open files for each."""
-    return most_connections(effort.crowd, descriptors=2)
-
-
 def scenarios(effort: Effort, parts: Collection[Part]) -> list[Scenario]:
     """Return what is to be measured, in order: memory while the relays are fresh."""
     return [one for one in _all(effort) if one.part in parts]
@@ -201,14 +189,14 @@ def _all(effort: Effort) -> Iterator[Scenario]:
             measure=lambda _, chain: set_ups(chain.port, effort.set_ups),
         )
     if effort.crowd:
-        stalled = crowd_of(effort)
-        for place, path in ((Place.PLAIN_CROWD, Place.PLAIN_1), (Place.TLS_CROWD, Place.TLS)):
+        stalled = most_connections(effort.crowd)
+        for place in (Place.PLAIN_1, Place.TLS):
             yield Scenario(
-                name=f"{path}, {stalled} stalled connections",
+                name=f"{place}, {stalled} stalled connections",
                 place=place,
                 part=Part.CROWD,
                 measure=lambda sink, chain: crowd(sink, chain, stalled),
-                contestants=CROWDED,
+                contestants=_CROWDED,
                 direct=False,
                 once=True,
             )
