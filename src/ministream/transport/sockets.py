@@ -106,15 +106,7 @@ def make_dealer(
     dealer.set(zmq.MAXMSGSIZE, _MESSAGE_LIMIT_BYTES)
     if key is not None:
         key.protect_connecting(dealer)
-    try:
-        dealer.connect(checked_address(address))
-    except zmq.ZMQError as error:
-        dealer.close(linger=0)
-        raise ConnectionFailed(f"cannot connect to {address}: {error.strerror}") from error
-    except InputError:
-        dealer.close(linger=0)
-        raise
-    return dealer
+    return _connected(dealer, address)
 
 
 def make_request_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
@@ -129,15 +121,20 @@ def make_request_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -
     """
     request = _make(context, zmq.REQ, _HEARTBEAT_S, _SILENCE_LIMIT_S)
     request.set(zmq.MAXMSGSIZE, _MESSAGE_LIMIT_BYTES)
+    return _connected(request, address)
+
+
+def _connected(made: zmq.Socket[bytes], address: str) -> zmq.Socket[bytes]:
+    """Let `made` connect to `address`; where that cannot be it is closed."""
     try:
-        request.connect(checked_address(address))
+        made.connect(checked_address(address))
     except zmq.ZMQError as error:
-        request.close(linger=0)
+        made.close(linger=0)
         raise ConnectionFailed(f"cannot connect to {address}: {error.strerror}") from error
     except InputError:
-        request.close(linger=0)
+        made.close(linger=0)
         raise
-    return request
+    return made
 
 
 def bound_address(bound: zmq.Socket[bytes]) -> str:

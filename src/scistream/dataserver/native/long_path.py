@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scistream.dataserver.multipath import IPPROTO_MPTCP
-from scistream.dataserver.native.sockets import SO_BUF_LOCK, set_congestion_control, why_no_congestion_control
+from scistream.dataserver.native.sockets import set_congestion_control, why_no_congestion_control
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ AUTOMATIC_CONGESTION = "bbr"
 
 _BYTES_PER_S = 125_000
 """Of one Mb/s."""
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_BUF_LOCK = 32, 33, 72  # asm-generic/socket.h
 _DSCP_SHIFT = 2  # of the byte that has it, the other two bits are for congestion notification
 
 
@@ -116,9 +116,11 @@ class LongPath:
             size = WINDOW_BUFFER_BYTES // max(1, connections)
             if self.receive.gains_from(size):
                 self._set_receive_buffer(sock, size)
-            elif sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK):  # a listener that has had fewer connections
+            elif sock.getsockopt(
+                socket.SOL_SOCKET, _SO_BUF_LOCK
+            ):  # a listener that has had fewer connections
                 self._set_receive_buffer(sock, self.receive.first_bytes // 2)
-                sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
+                sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
 
     def adapt(self, sock: socket.socket, round_trip_s: float, rate_mbps: float, connections: int) -> None:
         """Set what an established connection with a long round trip needs.

@@ -27,7 +27,6 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module has no name for it
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it since Python 3.12
-SO_BUF_LOCK = 72  # asm-generic/socket.h
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h
 _INT_BYTES = struct.calcsize("i")
 
