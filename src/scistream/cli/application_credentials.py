@@ -16,6 +16,7 @@ from pathlib import Path
 
 from scistream.core.events import Role, SessionKey
 from scistream.errors import ConfigurationError
+from scistream.user_folders import UserFolder
 
 # No session is longer: its certificate ends then (scistream.auth.certificates).
 _KEPT_S = 30 * 86_400.0
@@ -67,16 +68,12 @@ def _name(uid: str, role: Role) -> str:
 
 
 def _directory() -> Path:
-    """Return the directory, by the XDG specification, which ignores relative paths."""
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not state.is_absolute():
-        try:
-            state = Path("~/.local/state").expanduser()
-        except RuntimeError as error:
-            raise ConfigurationError(
-                "this user has no home for the session's credential; give --credential-out FILE"
-            ) from error
-    return state / "scistream" / "credentials"
+    state = UserFolder.STATE.path()
+    if state is None:
+        raise ConfigurationError(
+            "this user has no home for the session's credential; give --credential-out FILE"
+        )
+    return state / "credentials"
 
 
 def _forget_old(directory: Path) -> None:

@@ -6,7 +6,6 @@ line; and tables of its own kind, such as the profiles of facilities.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 
 from scistream.cli.variables import option_name
 from scistream.errors import ConfigurationError
+from scistream.user_folders import UserFolder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,13 +61,8 @@ def config_option(*, tables: Sequence[str] = ()) -> Callable[[F], F]:
 
 def user_config_path() -> Path | None:
     """Return ``~/.config/scistream/config.toml``, or its place by XDG_CONFIG_HOME; None without a home."""
-    directory = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not directory.is_absolute():  # the XDG specification ignores relative ones
-        try:
-            directory = Path("~/.config").expanduser()
-        except RuntimeError:
-            return None
-    return directory / "scistream" / "config.toml"
+    directory = UserFolder.CONFIG.path()
+    return None if directory is None else directory / "config.toml"
 
 
 def config_table(context: click.Context, name: str) -> Mapping[str, Any]:

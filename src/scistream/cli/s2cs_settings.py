@@ -28,6 +28,7 @@ from scistream.core.endpoint import Endpoint
 from scistream.core.session import Encryption
 from scistream.core.table import Limits
 from scistream.errors import ConfigurationError
+from scistream.user_folders import UserFolder
 
 logger = logging.getLogger(__name__)
 
@@ -217,12 +218,9 @@ def default_state_dir(port: int) -> Path | None:
         return Path(given.split(":")[0])
     if port == 0:  # the next start would not find it again
         return None
-    directory = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not directory.is_absolute():  # the specification ignores relative ones
-        try:
-            directory = Path("~/.local/state").expanduser()
-        except RuntimeError as error:
-            raise ConfigurationError(
-                "this user has no home where sessions could be kept; give --state-dir DIR, or --no-state"
-            ) from error
-    return directory / "scistream" / f"s2cs-{port}"
+    directory = UserFolder.STATE.path()
+    if directory is None:
+        raise ConfigurationError(
+            "this user has no home where sessions could be kept; give --state-dir DIR, or --no-state"
+        )
+    return directory / f"s2cs-{port}"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from scistream.core.endpoint import Endpoint
 from scistream.errors import ConfigurationError
+from scistream.user_folders import UserFolder
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{64}", re.ASCII)
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -115,14 +116,11 @@ def store_known_server(endpoint: Endpoint, pem: bytes) -> Path:
 
 def known_server_path(endpoint: Endpoint) -> Path | None:
     """Return where the certificate for `endpoint` is kept; None without a home directory."""
-    directory = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not directory.is_absolute():  # the XDG specification ignores relative ones
-        try:
-            directory = Path("~/.local/share").expanduser()
-        except RuntimeError:
-            return None
+    directory = UserFolder.DATA.path()
+    if directory is None:
+        return None
     # an Endpoint's host holds letters, digits, '.', '-', '_', ':' and '%' only
-    return directory / "scistream" / "servers" / f"{str(endpoint).lower()}.crt"
+    return directory / "servers" / f"{str(endpoint).lower()}.crt"
 
 
 def _colons(digest: bytes) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from scistream.auth.secret_files import read_secret_file, replace_secret_file
 from scistream.client.login.settings import LoginSettings
 from scistream.errors import ConfigurationError
+from scistream.user_folders import UserFolder
 
 _VERSION = 1
 
@@ -153,12 +154,7 @@ def store_path() -> Path:
     ConfigurationError
         This user has no home.
     """
-    directory = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not directory.is_absolute():  # the XDG specification ignores relative ones
-        try:
-            directory = Path("~/.local/share").expanduser()
-        except RuntimeError as error:
-            raise ConfigurationError(
-                "there is no home directory to keep logins in; set XDG_DATA_HOME"
-            ) from error
-    return directory / "scistream" / "logins.json"
+    directory = UserFolder.DATA.path()
+    if directory is None:
+        raise ConfigurationError("there is no home directory to keep logins in; set XDG_DATA_HOME")
+    return directory / "logins.json"
